@@ -1,0 +1,43 @@
+"""What the suites share: a layer's plan and arrays, and its speed beside its time.
+
+``pytest bench`` measures; ``pytest bench --benchmark-disable`` only shows that everything still runs. Two
+runs are compared by pytest-benchmark: `pytest bench --benchmark-autosave`, later `--benchmark-compare`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastconv.algorithms import registry
+from fastconv.compare.data import make_arrays, words
+from fastconv.machine import Machine
+from fastconv.planning.plan import Plan
+from fastconv.problem import Problem
+
+
+@pytest.fixture
+def time_layer(benchmark: Any) -> Callable[[str, str], None]:
+    """Return a function that times one algorithm on the layer of a problem word, or skips with its reason."""
+    import fastconv
+
+    def run(word: str, algorithm: str) -> None:
+        problem = Problem.parse(word)
+        reason = registry.get(algorithm).why_not(problem, Machine.host())
+        if reason:
+            pytest.skip(f"{algorithm}: {reason}")
+        arrays = make_arrays(problem)
+        x = arrays.x_in(problem.layout)
+        plan: Plan = fastconv.plan(
+            x.shape, arrays.w, layout=problem.layout, algorithm=algorithm, threads=1, **words(problem)
+        )
+        y = np.empty(problem.y_shape, problem.result_dtype)
+        plan(x, out=y)
+        benchmark(plan, x, out=y)
+        if benchmark.stats is not None:
+            benchmark.extra_info["gflops"] = problem.flop / benchmark.stats.stats.min / 1e9
+
+    return run

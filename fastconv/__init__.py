@@ -1,0 +1,61 @@
+"""2-D convolution of NumPy arrays, compiled by Numba: `conv2d` does, `plan` prepares, `explain` says why.
+
+Importing this package compiles nothing, reads nothing and starts nothing: names load their part on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fastconv.api import conv2d as conv2d
+    from fastconv.api import conv_output_shape as conv_output_shape
+    from fastconv.api import explain as explain
+    from fastconv.api import flip_kernel as flip_kernel
+    from fastconv.api import plan as plan
+    from fastconv.api import plan_cache_clear as plan_cache_clear
+    from fastconv.api import plan_cache_info as plan_cache_info
+    from fastconv.machine import Machine as Machine
+    from fastconv.planning.explain import Explanation as Explanation
+    from fastconv.planning.plan import Plan as Plan
+    from fastconv.planning.planner import WorkspaceLimitError as WorkspaceLimitError
+    from fastconv.planning.warmup import warmup as warmup
+    from fastconv.problem import Problem as Problem
+    from fastconv.runtime import clear_workspaces as clear_workspaces
+    from fastconv.runtime import get_num_threads as get_num_threads
+    from fastconv.runtime import set_num_threads as set_num_threads
+
+_HOME = {
+    "conv2d": "fastconv.api",
+    "conv_output_shape": "fastconv.api",
+    "explain": "fastconv.api",
+    "flip_kernel": "fastconv.api",
+    "plan": "fastconv.api",
+    "plan_cache_clear": "fastconv.api",
+    "plan_cache_info": "fastconv.api",
+    "Machine": "fastconv.machine",
+    "Explanation": "fastconv.planning.explain",
+    "Plan": "fastconv.planning.plan",
+    "WorkspaceLimitError": "fastconv.planning.planner",
+    "Problem": "fastconv.problem",
+    "clear_workspaces": "fastconv.runtime",
+    "get_num_threads": "fastconv.runtime",
+    "set_num_threads": "fastconv.runtime",
+    "warmup": "fastconv.planning.warmup",
+}
+__all__ = [*_HOME, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

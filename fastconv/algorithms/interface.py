@@ -1,0 +1,125 @@
+"""What every algorithm states about itself, in the order in which every algorithm file states it.
+
+An algorithm is one file in this folder that ends in ``ALGORITHM = TheClass()``; the registry finds it. To add one,
+copy the file that is nearest to it and answer the six questions below: nothing else has to be touched, since the
+planner, the tests, the benchmarks and the command line all walk through the registry.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fastconv.algorithms.weights import WeightLayout, pack_weights
+from fastconv.kernels.jit import Kernel
+from fastconv.machine import Machine
+from fastconv.problem import Problem
+from fastconv.runtime import Work
+
+Array: TypeAlias = npt.NDArray[Any]
+#: Tunable values of one algorithm: a NamedTuple of ints and words, so that it prints, compares and stores itself.
+Config: TypeAlias = tuple[Any, ...]
+
+
+class WeightsNotFinite(Exception):
+    """Raised by `Algorithm.prepare` when zero padding would be multiplied by an infinite or NaN weight.
+
+    The definition skips taps that fall on zero padding; kernels that multiply by a stored zero give the same answer
+    only while the weights are finite. The planner then takes an algorithm that skips them.
+    """
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """All that an algorithm needs to run a problem, but for the weights: made once per problem and kept.
+
+    Parameters
+    ----------
+    kernel
+        The task; compiled when its address is first asked for.
+    context
+        int64 words the task reads; the first five are filled in later, as `CONTEXT` says.
+    tasks
+        How many tasks make the whole output.
+    scratch_bytes
+        Private memory of one running worker.
+    seconds
+        Estimated time of all tasks on one thread.
+    weights
+        How the kernel wants its weights; None when it reads them as they come.
+    pads_with_zeros
+        Whether stored zeros of the padding are multiplied by weights.
+    keep
+        Arrays whose addresses stand in `context`.
+    """
+
+    kernel: Kernel
+    context: npt.NDArray[np.int64]
+    tasks: int
+    scratch_bytes: int
+    seconds: float
+    weights: WeightLayout | None
+    pads_with_zeros: bool
+    keep: tuple[Array, ...] = ()
+
+
+#: Meaning of the first words of every context: addresses.
+CONTEXT = ("x", "y", "residual", "weights", "bias")
+
+
+class Algorithm(ABC):
+    """One way to compute a convolution."""
+
+    #: The word users pass as ``algorithm=`` and see in reports.
+    name: ClassVar[str]
+    #: One line for tables: what it is and when it wins.
+    summary: ClassVar[str]
+
+    @abstractmethod
+    def why_not(self, problem: Problem, machine: Machine) -> str | None:
+        """Return None when this algorithm can compute `problem`, else the reason, as a clause a user can act on."""
+
+    @abstractmethod
+    def configs(self, problem: Problem, machine: Machine) -> tuple[Config, ...]:
+        """Return the settings worth trying, the default first."""
+
+    @abstractmethod
+    def cost(self, problem: Problem, machine: Machine, config: Config) -> float:
+        """Return the estimated time in seconds with ``problem.threads`` threads and packed weights."""
+
+    @abstractmethod
+    def error_bound(self, problem: Problem) -> float:
+        """Return b in ``|y - exact| <= b * (sum(|x| |w|) + |bias| + |residual|)``, per output, before activation."""
+
+    @abstractmethod
+    def workspace(self, problem: Problem, machine: Machine, config: Config) -> int:
+        """Return the bytes of scratch memory used while running with ``problem.threads`` threads."""
+
+    @abstractmethod
+    def layout(self, problem: Problem, machine: Machine, config: Config) -> Layout:
+        """Return everything needed to run `problem`, but for the weights."""
+
+    def prepare(self, layout: Layout, weights: Array, bias: Array | None, threads: int = 1) -> Work:
+        """Pack `weights` (OIHW, contiguous, compute dtype) for `layout` and return what the runtime runs.
+
+        Raises
+        ------
+        WeightsNotFinite
+            When the kernel would multiply zero padding by a weight that is not finite.
+        """
+        context = layout.context.copy()
+        if layout.weights is None:
+            packed, packed_bias = weights, bias
+            context[4] = 0 if bias is None else bias.ctypes.data
+        else:
+            packed, packed_bias, finite = pack_weights(layout.weights, weights, bias, threads)
+            if layout.pads_with_zeros and not finite:
+                raise WeightsNotFinite
+            context[4] = packed_bias.ctypes.data
+        context[3] = packed.ctypes.data
+        keep = (*layout.keep, packed, packed_bias)
+        return Work(layout.kernel, context, layout.tasks, layout.scratch_bytes, layout.seconds, keep)

@@ -1,0 +1,71 @@
+"""Which register tile, and what it costs: the small model behind every algorithm on the micro-kernel."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from fastconv.machine import Machine
+from fastconv.problem import Problem
+
+#: Clock behind estimates, in Hz. Only ratios of estimates decide, so its exact value does not.
+CLOCK = 3.0e9
+#: Bytes per cycle one core moves from L2 / from L3 and beyond (measured: about 30 and 8 on Sapphire Rapids).
+L2_RATE, FAR_RATE = 24.0, 8.0
+#: Cycles around one register tile beside its products: call, first loads, last additions.
+TILE_OVERHEAD = 40.0
+#: Cycles to start a task and to hand it out.
+TASK_OVERHEAD = 600.0
+
+
+class Tile(NamedTuple):
+    """A register tile: MR rows of A against NV vectors of B."""
+
+    mr: int
+    nv: int
+
+
+@lru_cache(maxsize=64)
+def tiles(machine: Machine) -> tuple[Tile, ...]:
+    """Return the tiles that fit the registers: MR * NV sums, NV columns of B and one broadcast row of A."""
+    spare = machine.vector_registers - 1 - (0 if machine.fma else 1)
+    found = [Tile(mr, nv) for nv in (1, 2, 3, 4) for mr in range(1, spare // nv)]
+    return tuple(tile for tile in found if tile.mr * tile.nv + tile.nv <= spare and tile.mr <= 28)
+
+
+def step_cycles(tile: Tile, machine: Machine, *, split_loads: bool = False) -> float:
+    """Return the cycles of one k step: two FMAs or two loads at a time, at least the latency of a dependent chain.
+
+    `split_loads` says that vectors of B start anywhere, so that each costs two loads.
+    """
+    sums = tile.mr * tile.nv
+    loads = tile.mr + tile.nv * (2 if split_loads else 1)
+    products = sums if machine.fma else 2 * sums
+    return max(products / 2, loads / 2, 4.0, tile.nv * machine.vector_bytes / L2_RATE)
+
+
+def tiled_cycles(
+    tile: Tile, machine: Machine, rows: int, cols: int, k: int, lanes: int, *, split_loads: bool = False
+) -> float:
+    """Return the cycles of a `rows` x `cols` product of depth `k`, edges included."""
+    count = -(-rows // tile.mr) * -(-cols // (tile.nv * lanes))
+    stores = 2.0 * tile.mr * tile.nv
+    return count * (k * step_cycles(tile, machine, split_loads=split_loads) + stores + TILE_OVERHEAD)
+
+
+def best_tiles(
+    machine: Machine, rows: int, cols: int, k: int, lanes: int, *, split_loads: bool = False, keep: int = 1
+) -> tuple[Tile, ...]:
+    """Return the `keep` cheapest tiles for a product of that size, best first."""
+
+    def cycles(tile: Tile) -> tuple[float, int]:
+        return tiled_cycles(tile, machine, rows, cols, k, lanes, split_loads=split_loads), -tile.mr * tile.nv
+
+    return tuple(sorted(tiles(machine), key=cycles)[:keep])
+
+
+def seconds(problem: Problem, cycles: float, tasks: int) -> float:
+    """Return the time of `cycles` of work in `tasks` equal pieces on the problem's threads."""
+    workers = min(problem.threads, max(tasks, 1))
+    rounds = -(-tasks // workers) if tasks else 0
+    return (cycles / max(tasks, 1) + TASK_OVERHEAD) * rounds / CLOCK

@@ -1,0 +1,112 @@
+"""What a reader of numbers must know about where they were made; it names no host, user or path."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from fastconv.compare.peers import Peer, all_peers
+from fastconv.machine import Machine
+
+
+def library_versions(peers: Sequence[Peer] = ()) -> dict[str, str]:
+    """Return the versions of Python, of what fastconv stands on, and of the installed ones among `peers`."""
+    import fastconv
+
+    found = {"python": platform.python_version(), "fastconv": fastconv.__version__}
+    for name in ("numba", "llvmlite", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found | {peer.distribution: peer.version() for peer in peers if not peer.missing()}
+
+
+def description(measure_peak: bool = True) -> dict[str, str]:
+    """Return what `fastconv info` prints, line by line; folders are shown here and never stored."""
+    from fastconv import runtime
+    from fastconv.kernels import store
+
+    machine = Machine.host()
+    lanes = ", ".join(f"{machine.lanes(name)} {name}" for name in ("float32", "float64"))
+    registers = f"{machine.vector_registers} registers of {machine.vector_bytes * 8} bits ({lanes})"
+    scratch = _size(machine.default_workspace_limit())
+    caches = (machine.l1_bytes, machine.l2_bytes, machine.l3_bytes)
+    lines = {
+        "system": f"{sys.platform} {platform.machine()}, compiling for {machine.cpu}",
+        "vectors": registers + (", fused multiply-add" if machine.fma else ", no fused multiply-add"),
+        "instructions": " ".join(_vector_words(machine)) or "the base set",
+        "caches": ", ".join(f"L{level} {_size(size)}" for level, size in enumerate(caches, start=1)),
+        "cores": f"{machine.cores} usable, {runtime.get_num_threads()} threads by default",
+        "threading": f"own pool; Numba's layer: {_numba_layer()}",
+        "memory": f"{_size(machine.memory_bytes)} available, scratch up to {scratch}",
+        "kernel cache": str(store.version_directory()) if store.disk_cache_wanted() else "switched off",
+        "fingerprint": machine.fingerprint,
+        "versions": ", ".join(f"{name} {number}" for name, number in library_versions(_installed()).items()),
+    }
+    if measure_peak:
+        peaks = {dtype: fma_peak(dtype, 1) for dtype in ("float32", "float64")}
+        lines["FMA peak"] = (
+            ", ".join(f"{value:.0f} GFLOP/s {dtype}" for dtype, value in peaks.items()) + ", one core"
+        )
+    return lines
+
+
+def _numba_layer() -> str:
+    import numba
+
+    from fastconv.runtime import region
+
+    return str(numba.threading_layer()) if region.usable() else "none that is safe here"
+
+
+def _installed() -> list[Peer]:
+    return [peer for peer in all_peers().values() if not peer.missing()]
+
+
+def _vector_words(machine: Machine) -> list[str]:
+    """Return the features that kernels may care about; the others are about everything else a CPU does."""
+    kinds = ("avx", "amx", "fma", "f16c", "neon", "bf16", "sse4")
+    return [word for word in machine.features if word.startswith(kinds)]
+
+
+def _size(count: int) -> str:
+    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count} B"
+
+
+def machine_facts(machine: Machine) -> dict[str, Any]:
+    """Return what is known about the machine, as JSON can hold it."""
+    return {
+        "system": f"{sys.platform} {platform.machine()}",
+        "cpu": machine.cpu,
+        "vector_bits": machine.vector_bytes * 8,
+        "vector_registers": machine.vector_registers,
+        "fma": machine.fma,
+        "features": " ".join(machine.features),
+        "l1_bytes": machine.l1_bytes,
+        "l2_bytes": machine.l2_bytes,
+        "l3_bytes": machine.l3_bytes,
+        "cores": machine.cores,
+        "fingerprint": machine.fingerprint,
+    }
+
+
+def today() -> str:
+    """Return the time now, to the second, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def fma_peak(dtype: str, threads: int) -> float | None:
+    """Return the measured FMA peak in GFLOP/s of `threads` cores; None for types without FMA."""
+    if dtype not in {"float32", "float64"}:
+        return None
+    from fastconv.kernels.peak import fma_gflops
+
+    return float(fma_gflops(dtype)) * threads

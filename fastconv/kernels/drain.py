@@ -1,0 +1,201 @@
+"""The drain loop and everything around it that must not hold the interpreter's lock.
+
+A call's tasks are handed out by an atomic counter to whoever comes: the caller itself, threads of the pool,
+threads of a Numba region. Which thread runs which task cannot change a bit of the result, since tasks write
+disjoint outputs.
+
+Control block (64-bit words, every contended one on a cache line of its own)::
+
+    0  ticket   generation << 20 | open << 19 | helpers inside
+    8  counter  next task                16  slots   scratch areas taken
+    24 kernel   25 end of tasks          26 scratch  27 bytes of scratch per helper
+    32 context of this call: the plan's template with the addresses of x, y and the residual
+
+Blocks are reused and never freed, so that a thread that comes late finds a valid ticket, sees another
+generation and goes away. Mailbox of a pool thread: word 0 its state, word 1 the control block handed to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import prange
+from numba.core import types
+
+from fastconv.kernels.atomics import (
+    call_plain,
+    call_task,
+    fetch_add,
+    load,
+    pause,
+    plain_load,
+    plain_store,
+    stack_words,
+    store,
+    swap_if,
+)
+from fastconv.kernels.jit import device
+
+WORD = 8
+TICKET, COUNTER, SLOTS = 0, 8 * WORD, 16 * WORD
+KERNEL, END, SCRATCH, STRIDE = 24 * WORD, 25 * WORD, 26 * WORD, 27 * WORD
+CONTEXT_WORD = 32
+CONTEXT = CONTEXT_WORD * WORD
+
+OPEN = 1 << 19
+INSIDE = OPEN - 1
+GENERATION = 20
+
+MAILBOX_WORDS = 16
+MAILBOX = MAILBOX_WORDS * WORD
+BUSY, WAITING, CLAIMED, READY, ASLEEP = 0, 1, 2, 3, 4
+
+#: A compiled function as Python calls it, with integers only.
+Entry = Callable[..., Any]
+INT = types.intp
+SERIAL = types.void(*[INT] * 9)
+BEGIN = INT(*[INT] * 13)
+FINISH = types.void(INT, INT)
+JOIN = types.void(INT, INT, INT)
+STAND_BY = types.void(INT, INT, INT)
+REGION = types.void(INT, INT)
+
+
+@device
+def _copy_context(to: int, template: int, words: int, x: int, y: int, residual: int) -> None:
+    for k in range(words):
+        plain_store(to + k * WORD, plain_load(template + k * WORD))
+    plain_store(to, x)
+    plain_store(to + WORD, y)
+    plain_store(to + 2 * WORD, residual)
+
+
+@device
+def _relax(turn: int, give_way: int) -> None:
+    # Giving way to other processes now and then is what keeps waiting harmless on a machine that is full.
+    if give_way != 0 and turn % 32 == 0:
+        call_plain(give_way)
+    else:
+        pause()
+
+
+@device
+def drain(control: int) -> None:
+    """Run tasks until none is left."""
+    end = plain_load(control + END)
+    i = fetch_add(control + COUNTER, 1)
+    if i >= end:
+        return
+    kernel = plain_load(control + KERNEL)
+    scratch = plain_load(control + SCRATCH) + fetch_add(control + SLOTS, 1) * plain_load(control + STRIDE)
+    while i < end:
+        call_task(kernel, control + CONTEXT, i, scratch)
+        i = fetch_add(control + COUNTER, 1)
+
+
+def serial(
+    kernel: int, template: int, words: int, x: int, y: int, residual: int, start: int, end: int, scratch: int
+) -> None:
+    """Run tasks [start, end) in the calling thread; the call's context lives on its stack."""
+    context = stack_words(words)
+    _copy_context(context, template, words, x, y, residual)
+    for i in range(start, end):
+        call_task(kernel, context, i, scratch)
+
+
+def begin(
+    control: int,
+    kernel: int,
+    template: int,
+    words: int,
+    x: int,
+    y: int,
+    residual: int,
+    start: int,
+    end: int,
+    scratch: int,
+    stride: int,
+    mailboxes: int,
+    helpers: int,
+) -> int:
+    """Open a control block, hand it to waiting pool threads, return generation << 16 | sleeping threads to
+    wake.
+
+    ``helpers`` is the number wanted, << 16 | the number of mailboxes.
+    """
+    _copy_context(control + CONTEXT, template, words, x, y, residual)
+    plain_store(control + KERNEL, kernel)
+    plain_store(control + END, end)
+    plain_store(control + SCRATCH, scratch)
+    plain_store(control + STRIDE, stride)
+    store(control + COUNTER, start)
+    store(control + SLOTS, 0)
+    generation = (load(control + TICKET) >> GENERATION) + 1
+    store(control + TICKET, (generation << GENERATION) | OPEN)
+    wanted = helpers >> 16
+    asleep = 0
+    for k in range(helpers & 0xFFFF):
+        if wanted == 0:
+            break
+        box = mailboxes + k * MAILBOX
+        state = load(box)
+        if state == WAITING and swap_if(box, WAITING, CLAIMED) == 1:
+            fetch_add(control + TICKET, 1)
+            plain_store(box + WORD, control)
+            store(box, READY)
+            wanted -= 1
+        elif state == ASLEEP:
+            asleep += 1
+    to_wake: int = (generation << 16) | min(wanted, asleep)
+    return to_wake
+
+
+def finish(control: int, give_way: int) -> None:
+    """Drain too, close the block, and wait for the helpers that are inside: each at its last task."""
+    if (load(control + TICKET) & OPEN) == 0:
+        return
+    drain(control)
+    fetch_add(control + TICKET, -OPEN)
+    turn = 1
+    while (load(control + TICKET) & INSIDE) != 0:
+        _relax(turn, give_way)
+        turn += 1
+
+
+def join(box: int, control: int, generation: int) -> None:
+    """Help a call if it is still open; what a pool thread does after it was woken."""
+    store(box, BUSY)
+    while True:
+        ticket = load(control + TICKET)
+        if ticket >> GENERATION != generation or (ticket & OPEN) == 0:
+            return
+        if swap_if(control + TICKET, ticket, ticket + 1) == 1:
+            break
+    drain(control)
+    fetch_add(control + TICKET, -1)
+
+
+def stand_by(box: int, turns: int, give_way: int) -> None:
+    """Wait for work in the mailbox for so many turns, help, wait again; return when none came."""
+    store(box, WAITING)
+    turn = 1
+    while True:
+        if load(box) == READY:
+            control = plain_load(box + WORD)
+            store(box, BUSY)
+            drain(control)
+            fetch_add(control + TICKET, -1)
+            store(box, WAITING)
+            turn = 1
+        elif turn > turns and swap_if(box, WAITING, ASLEEP) == 1:
+            return
+        else:
+            _relax(turn, give_way)
+            turn += 1
+
+
+def region(control: int, workers: int) -> None:
+    """Drain in a parallel region of Numba's threading layer (omp or tbb only)."""
+    for _ in prange(workers):
+        drain(control)

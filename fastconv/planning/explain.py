@@ -1,0 +1,141 @@
+"""What would be done and why: the planner's survey as data, and as a table to read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastconv.machine import Machine
+from fastconv.planning.planner import AUTO, Candidate, Choice, as_planned, choose, survey
+from fastconv.problem import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What became of one algorithm in one setting.
+
+    Parameters
+    ----------
+    algorithm : str
+    config : str
+        The setting; empty when the algorithm cannot compute the problem at all.
+    accepted : bool
+    reason : str
+        Why it cannot be used; empty when it can.
+    seconds : float
+        Predicted time; infinite when it cannot compute the problem.
+    workspace_bytes : int
+        Scratch memory.
+    error_bound : float
+        b in ``|y - exact| <= b * (sum(|x| |w|) + |bias| + |residual|)``; NaN when it cannot compute the
+        problem.
+    chosen : bool
+    """
+
+    algorithm: str
+    config: str
+    accepted: bool
+    reason: str
+    seconds: float
+    workspace_bytes: int
+    error_bound: float
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A choice with everything it was chosen from; ``print`` it, or read its fields.
+
+    Parameters
+    ----------
+    problem : Problem
+    source : str
+        Where the choice came from: "estimate" or "forced".
+    rows : tuple of Row
+        Every algorithm in every setting: the usable ones first, the fastest on top, then the refused ones.
+    """
+
+    problem: Problem
+    source: str
+    rows: tuple[Row, ...]
+
+    @property
+    def chosen(self) -> Row:
+        """The row that was chosen."""
+        return next(row for row in self.rows if row.chosen)
+
+    def __str__(self) -> str:
+        p = self.problem
+        head = [
+            f"{p.word}",
+            f"x {p.x_shape} w {p.w_shape} -> y {p.y_shape} {p.result_dtype}, {p.flop / 1e6:.6g} Mflop, "
+            f"{p.threads} thread{'s' if p.threads > 1 else ''}",
+            f"chosen: {self.chosen.algorithm} {self.chosen.config} (by {self.source})",
+            "",
+        ]
+        table: list[tuple[str, ...]] = [
+            ("", "algorithm", "predicted", "GFLOP/s", "workspace", "error bound", "setting, or why not")
+        ]
+        table += [self._cells(row) for row in self.rows]
+        widths = [max(len(cells[column]) for cells in table) for column in range(len(table[0]) - 1)]
+        lines = ["  ".join([*map(str.ljust, cells, widths), cells[-1]]).rstrip() for cells in table]
+        return "\n".join(head + lines)
+
+    def _cells(self, row: Row) -> tuple[str, ...]:
+        known = row.config != ""
+        return (
+            "*" if row.chosen else "",
+            row.algorithm,
+            _time(row.seconds) if known else "-",
+            f"{self.problem.flop / max(row.seconds, 1e-9) / 1e9:.1f}" if known else "-",
+            _size(row.workspace_bytes) if known else "-",
+            f"{row.error_bound:.1e}" if known else "-",
+            row.config if row.accepted else row.reason,
+        )
+
+
+def explained(problem: Problem, machine: Machine, algorithm: str = AUTO) -> Explanation:
+    """Return what the planner would choose, and what every algorithm said.
+
+    Raises
+    ------
+    ValueError, WorkspaceLimitError
+        As `fastconv.planning.planner.choose` does.
+    """
+    asked = as_planned(problem)
+    choice = choose(asked, machine, algorithm)
+    rows = [_row(candidate, asked, choice) for candidate in survey(asked, machine)]
+    rows.sort(key=lambda row: (not row.accepted, row.seconds))
+    return Explanation(problem, choice.source, tuple(rows))
+
+
+def _row(candidate: Candidate, problem: Problem, choice: Choice) -> Row:
+    algorithm = candidate.algorithm
+    return Row(
+        algorithm=algorithm.name,
+        config="" if candidate.config is None else _setting(candidate.config),
+        accepted=candidate.refusal is None,
+        reason=candidate.refusal or "",
+        seconds=candidate.seconds,
+        workspace_bytes=candidate.workspace_bytes,
+        error_bound=float("nan") if candidate.config is None else algorithm.error_bound(problem),
+        chosen=(algorithm.name, candidate.config) == (choice.algorithm.name, choice.config),
+    )
+
+
+def _setting(config: tuple[object, ...]) -> str:
+    names = getattr(config, "_fields", ())
+    return " ".join(f"{name}={value}" for name, value in zip(names, config, strict=True)) or "default"
+
+
+def _time(seconds: float) -> str:
+    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} us"
+
+
+def _size(count: int) -> str:
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count} B"

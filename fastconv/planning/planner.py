@@ -1,0 +1,175 @@
+"""Choosing an algorithm: the planner asks every algorithm the same questions and never names one.
+
+Where a choice comes from, highest authority first; `Choice.source` says which it was:
+
+1. ``forced``: the caller named the algorithm. It is used or refused with its own reason, never replaced.
+2. ``stored``: an earlier decision, a hint that can only pick among what `ranked` accepts. There is no store
+   yet: ``rigor="stored"`` finds nothing and falls to the estimate; a store enters as one function beside
+   `choose`.
+3. ``measure``: `fastconv.planning.measuring` timed the candidates of `ranked`, since the caller asked for it.
+4. ``estimate``: the smallest predicted time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from fastconv.algorithms import registry
+from fastconv.algorithms.interface import Algorithm, Array, Config, Layout, WeightsNotFinite
+from fastconv.machine import Machine
+from fastconv.problem import Problem
+from fastconv.runtime import Work
+
+AUTO = "auto"
+RIGORS = ("stored", "estimate", "measure", "exhaustive")
+
+
+class WorkspaceLimitError(MemoryError):
+    """Nothing that can compute the problem stays within ``workspace_limit``."""
+
+
+class Choice(NamedTuple):
+    """An algorithm, its setting, and where the choice came from."""
+
+    algorithm: Algorithm
+    config: Config
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What one algorithm said about a problem in one setting; `refusal` is None when it can be used."""
+
+    algorithm: Algorithm
+    config: Config | None
+    seconds: float
+    workspace_bytes: int
+    refusal: str | None
+
+
+def survey(problem: Problem, machine: Machine) -> list[Candidate]:
+    """Return what every algorithm in every setting says, in the registry's order, default settings first."""
+    return [row for algorithm in registry.all().values() for row in _asked(algorithm, problem, machine)]
+
+
+def ranked(problem: Problem, machine: Machine, algorithm: str = AUTO) -> list[Candidate]:
+    """Return the candidates that can be used, the fastest by estimate first.
+
+    Parameters
+    ----------
+    problem : Problem
+    machine : Machine
+    algorithm : str
+        "auto", or the name of the only algorithm to consider.
+
+    Raises
+    ------
+    ValueError
+        When `algorithm` is unknown, or cannot compute the problem; with its reason.
+    WorkspaceLimitError
+        When only the workspace limit stands in the way.
+    """
+    rows = (
+        survey(problem, machine) if algorithm == AUTO else _asked(registry.get(algorithm), problem, machine)
+    )
+    usable = [row for row in rows if row.refusal is None]
+    if not usable:
+        raise _refusal(rows, problem, algorithm)
+    # Equal estimates keep the order of the registry: sorting is stable.
+    return sorted(usable, key=lambda row: row.seconds)
+
+
+def as_planned(problem: Problem) -> Problem:
+    """Return `problem`, or for an empty batch, which runs nothing but is planned too, that of one image."""
+    return problem if problem.n else replace(problem, n=1)
+
+
+def choose(problem: Problem, machine: Machine, algorithm: str = AUTO) -> Choice:
+    """Return the choice by estimate, or the forced one; raises as `ranked` does."""
+    best = ranked(problem, machine, algorithm)[0]
+    return _choice(best, "estimate" if algorithm == AUTO else "forced")
+
+
+def prepare(
+    problem: Problem,
+    machine: Machine,
+    choice: Choice,
+    weights: Array,
+    bias: Array | None,
+    layout: Layout | None = None,
+) -> tuple[Choice, Work]:
+    """Pack the weights; when they are not finite and the chosen algorithm cannot take that, another one does.
+
+    Parameters
+    ----------
+    weights, bias : ndarray
+        OIHW and (O,), contiguous, of the compute dtype.
+    layout : Layout, optional
+        That of the choice, if it is known.
+
+    Returns
+    -------
+    tuple of Choice and Work
+        The choice that was possible in the end.
+
+    Raises
+    ------
+    ValueError
+        When a forced algorithm cannot take the weights.
+    WorkspaceLimitError
+        When nothing that takes them stays within the limit.
+    """
+    refused: list[str] = []
+    while True:
+        if layout is None:
+            layout = choice.algorithm.layout(problem, machine, choice.config)
+        try:
+            return choice, choice.algorithm.prepare(layout, weights, bias, problem.threads)
+        except WeightsNotFinite:
+            refused.append(choice.algorithm.name)
+        choice, layout = _instead(problem, machine, choice, refused), None
+
+
+def _instead(problem: Problem, machine: Machine, choice: Choice, refused: list[str]) -> Choice:
+    if choice.source == "forced":
+        raise ValueError(
+            f"algorithm={choice.algorithm.name!r} multiplies zero padding by weights, and some weights are "
+            f"infinite or NaN, which would put NaN where the definition has none; use algorithm='auto'"
+        )
+    others = [row for row in ranked(problem, machine) if row.algorithm.name not in refused]
+    if not others:
+        raise WorkspaceLimitError(
+            f"weights are infinite or NaN, and within workspace_limit={problem.workspace_limit} bytes no "
+            f"algorithm takes them; refused by {', '.join(refused)}"
+        )
+    return _choice(others[0], "estimate")
+
+
+def _asked(algorithm: Algorithm, problem: Problem, machine: Machine) -> list[Candidate]:
+    reason = algorithm.why_not(problem, machine)
+    if reason is not None:
+        return [Candidate(algorithm, None, float("inf"), 0, reason)]
+    rows = []
+    for config in algorithm.configs(problem, machine):
+        needed = algorithm.workspace(problem, machine, config)
+        over = f"needs {needed} bytes of workspace, workspace_limit is {problem.workspace_limit}"
+        refusal = over if needed > problem.workspace_limit else None
+        rows.append(Candidate(algorithm, config, algorithm.cost(problem, machine, config), needed, refusal))
+    return rows
+
+
+def _choice(row: Candidate, source: str) -> Choice:
+    assert row.config is not None  # only candidates without a refusal are chosen
+    return Choice(row.algorithm, row.config, source)
+
+
+def _refusal(rows: list[Candidate], problem: Problem, algorithm: str) -> Exception:
+    needs = [row.workspace_bytes for row in rows if row.config is not None]
+    if needs:
+        return WorkspaceLimitError(
+            f"workspace_limit={problem.workspace_limit} bytes is too small for algorithm={algorithm!r} on "
+            f"{problem}: the least that is needed is {min(needs)} bytes"
+        )
+    reasons = "; ".join(f"{row.algorithm.name}: {row.refusal}" for row in rows)
+    return ValueError(f"algorithm={algorithm!r} cannot compute {problem}: {reasons}")

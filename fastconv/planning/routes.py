@@ -1,0 +1,145 @@
+"""From the arguments of a call to its `Route`, remembered; and from a Route and weights to a `Plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from fastconv import arguments, arrays, runtime
+from fastconv.algorithms.interface import Array
+from fastconv.arguments import WEIGHT_LAYOUTS
+from fastconv.machine import Machine
+from fastconv.planning import measuring, planner
+from fastconv.planning.plan import Plan, Route
+
+#: Distinct sets of arguments whose choice is remembered, as many as oneDNN keeps.
+CACHE_SIZE = 1024
+
+
+def find(
+    x_shape: tuple[int, ...],
+    x_dtype: np.dtype[Any],
+    w_shape: tuple[int, ...],
+    w_dtype: np.dtype[Any],
+    bias: tuple[tuple[int, ...], np.dtype[Any]] | None,
+    stride: object,
+    padding: object,
+    dilation: object,
+    groups: object,
+    layout: object,
+    weight_layout: object,
+    padding_mode: object,
+    activation: object,
+    residual: bool,
+    accuracy: object,
+    algorithm: str,
+    threads: int,
+    workspace_limit: object,
+) -> Route:
+    """Return the Route of a call: validate its arguments, name the Problem, choose the algorithm."""
+    arrays.supported("x", x_dtype)
+    if x_dtype.name != w_dtype.name:
+        raise ValueError(f"x and w must have the same dtype, got {x_dtype.name} and {w_dtype.name}")
+    problem = arguments.problem(
+        x_shape,
+        w_shape,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        layout=layout,
+        weight_layout=weight_layout,
+        dtype=x_dtype.name,
+        padding_mode=padding_mode,
+        activation=activation,
+        bias=bias is not None,
+        residual=residual,
+        accuracy=accuracy,
+        threads=threads,
+        workspace_limit=limit(workspace_limit),
+    )
+    if bias is not None:
+        arguments.check_bias(bias[0], bias[1].name, problem)
+    machine = Machine.host()
+    choice = planner.choose(planner.as_planned(problem), machine, algorithm)
+    return Route(problem, machine, choice, len(x_shape) == 3)
+
+
+# typed: 1, True and 1.0 are equal to a dictionary, and only the first is a stride.
+REMEMBERED = lru_cache(CACHE_SIZE, typed=True)(find)
+
+
+def remembered(*call: Any) -> Route:
+    """Return ``find(*call)``, from memory when the same call was made before."""
+    try:
+        return REMEMBERED(*call)
+    except TypeError:
+        pass
+    # Either `find` raised it, or something unhashable was given, which `find` will refuse by its name.
+    return find(*call)
+
+
+def hashable(value: object) -> object:
+    """Return a stride, padding or dilation in a form that is equal, as a key, only to what means the same."""
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is int and type(value[1]) is int:
+        return value
+    if not isinstance(value, tuple | list):
+        return value
+    try:
+        return tuple(
+            _integers(item) if isinstance(item, tuple | list) else _integers((item,))[0] for item in value
+        )
+    except TypeError:
+        # A list is no key, so nothing is remembered, and `find` refuses it by its name.
+        return list(value)
+
+
+def _integers(values: Sequence[object]) -> tuple[int, ...]:
+    return tuple(arguments.integer("", value) for value in values)
+
+
+def thread_count(requested: object) -> int:
+    """Return how many threads a call gets that asked for `requested`."""
+    if requested is None:
+        return runtime.effective_threads(None)
+    return runtime.effective_threads(arguments.integer("threads", requested, 1))
+
+
+def limit(requested: object) -> int:
+    """Return the bytes of scratch memory a call may use that asked for `requested`."""
+    if requested is None:
+        return Machine.default_workspace_limit()
+    return arguments.integer("workspace_limit", requested, 0)
+
+
+def packed(route: Route, w: Array, bias: Array | None, weight_layout: str) -> Plan:
+    """Return the Plan of a route: pack the weights, by another algorithm if the chosen one refuses them."""
+    if route.layout is None:
+        return Plan(route, None)
+    weights, b = _for_packing(route, w, bias, weight_layout)
+    choice, work = planner.prepare(route.problem, route.machine, route.choice, weights, b, route.layout)
+    return Plan(route if choice is route.choice else replace(route, choice=choice), work)
+
+
+def measured(
+    route: Route, w: Array, bias: Array | None, weight_layout: str, algorithm: str, *, exhaustive: bool
+) -> Route:
+    """Return the route with the choice that the clock makes."""
+    if not route.problem.n:
+        return route
+    weights, b = _for_packing(route, w, bias, weight_layout)
+    choice = measuring.measured(route.problem, route.machine, weights, b, algorithm, exhaustive=exhaustive)
+    return replace(route, choice=choice)
+
+
+def _for_packing(
+    route: Route, w: Array, bias: Array | None, weight_layout: str
+) -> tuple[Array, Array | None]:
+    dtype = route.compute_dtype
+    if weight_layout != "OIHW":
+        w = w.transpose(WEIGHT_LAYOUTS[weight_layout])
+    return arrays.ready(w, dtype), None if bias is None else arrays.ready(bias, dtype)

@@ -1,0 +1,125 @@
+"""Every algorithm on every problem it takes: exact where its sums are, within its published bound elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from oracle import Case, Problem, check, evaluate, excess, known
+from problems import FAMILIES, PROBLEMS, SHORT
+from running import NAMES, accepted, accepting, compute, empty_result, is_exact, prepared, run
+
+from fastconv.machine import Machine
+
+FLOATS = tuple(word for word in PROBLEMS if "_f32" in word or "_f64" in word)
+HOST = Machine.host()
+
+
+@pytest.mark.parametrize("word", PROBLEMS)
+@pytest.mark.parametrize("name", NAMES)
+def test_small_integers(name: str, word: str) -> None:
+    problem = Problem.parse(word)
+    algorithm = accepted(name, problem)
+    case, expected, magnitude = known(word, "integers")
+    y = compute(algorithm, problem, case)
+    if is_exact(algorithm, problem):
+        np.testing.assert_array_equal(y, expected.astype(y.dtype))
+    else:
+        check(problem, y, expected, magnitude, algorithm.error_bound(problem))
+
+
+@pytest.mark.parametrize("word", FLOATS)
+@pytest.mark.parametrize("name", NAMES)
+def test_error_bound_holds_and_threads_change_no_bit(name: str, word: str) -> None:
+    problem = Problem.parse(word)
+    algorithm = accepted(name, problem)
+    case, expected, magnitude = known(word, "normal")
+    config = algorithm.configs(problem, HOST)[0]
+    _, work = prepared(algorithm, problem, config, case)
+    y = run(problem, work, case)
+    check(problem, y, expected, magnitude, algorithm.error_bound(problem))
+    np.testing.assert_array_equal(run(problem, work, case, threads=2, byte=0x7F), y)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "relu", "scaled"])
+@pytest.mark.parametrize("word", SHORT)
+@pytest.mark.parametrize("name", NAMES)
+def test_error_bound_holds_on_other_data(name: str, word: str, kind: str) -> None:
+    problem = Problem.parse(word)
+    if problem.compute_dtype == "int32":
+        pytest.skip("integers have one kind of data")
+    algorithm = accepted(name, problem)
+    case, expected, magnitude = known(word, kind)
+    check(problem, compute(algorithm, problem, case), expected, magnitude, algorithm.error_bound(problem))
+
+
+@pytest.mark.parametrize("word", SHORT)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting(name: str, word: str) -> None:
+    problem = Problem.parse(word)
+    algorithm = accepted(name, problem)
+    case, expected, magnitude = known(word, "normal")
+    configs = algorithm.configs(problem, HOST)
+    assert len(set(configs)) == len(configs)
+    for config in configs:
+        y = compute(algorithm, problem, case, config)
+        check(problem, y, expected, magnitude, algorithm.error_bound(problem))
+        assert algorithm.cost(problem, HOST, config) > 0
+        layout, _ = prepared(algorithm, problem, config, case)
+        assert layout.scratch_bytes <= algorithm.workspace(problem, HOST, config)
+
+
+@pytest.mark.parametrize("word", (*SHORT, *FAMILIES))
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_for_more_threads_change_no_bit(name: str, word: str) -> None:
+    one = Problem.parse(word)
+    algorithm = accepted(name, one)
+    case = known(word, "normal")[0]
+    y = compute(algorithm, one, case)
+    for threads in (2, 5):
+        many = replace(one, threads=threads)
+        assert algorithm.why_not(many, HOST) is None
+        np.testing.assert_array_equal(compute(algorithm, many, case, threads=2), y)
+
+
+@pytest.mark.parametrize("word", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
+def test_error_bound_notices_one_dropped_tap(name: str, word: str) -> None:
+    problem = Problem.parse(word)
+    algorithm = accepted(name, problem)
+    bound = algorithm.error_bound(problem)
+    case, expected, magnitude = known(word, "normal")
+    for tap in range(problem.taps):
+        weights = case.w.copy()
+        weights[:, -1, tap // problem.kw, tap % problem.kw] = 0
+        damaged, _ = evaluate(problem, replace(case, w=weights))
+        assert excess(problem, damaged.astype(np.float32), expected, magnitude, bound) > 2, tap
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_damage_is_noticed(name: str) -> None:
+    word = accepting(name, FAMILIES)
+    problem = Problem.parse(word)
+    algorithm = accepted(name, problem)
+    case, expected, magnitude = known(word, "normal")
+    bound = algorithm.error_bound(problem)
+    y = compute(algorithm, problem, case)
+    missing = y.copy()
+    missing[0, -1, -1, -1] = np.nan
+    shifted = np.roll(y, 1, axis=-1)
+    for wrong in (missing, shifted, empty_result(problem)):
+        with pytest.raises(AssertionError, match="times the allowed error"):
+            check(problem, wrong, expected, magnitude, bound)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_repeated_runs_give_the_same_bits(name: str) -> None:
+    word = accepting(name, FAMILIES)
+    problem = Problem.parse(word)
+    algorithm = accepted(name, problem)
+    case: Case = known(word, "normal")[0]
+    work = prepared(algorithm, problem, algorithm.configs(problem, HOST)[0], case)[1]
+    y = run(problem, work, case)
+    for turn in range(200):
+        np.testing.assert_array_equal(run(problem, work, case, threads=2, byte=turn), y)
