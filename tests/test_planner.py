@@ -112,20 +112,20 @@ def test_of_equal_estimates_the_first_in_the_registry_wins(monkeypatch: pytest.M
 def test_a_forced_algorithm_is_used_or_refused() -> None:
     assert planner.choose(PROBLEM, MACHINE, "steady") == (STEADY, Tile(1), "forced")
     with pytest.raises(
-        ValueError, match="algorithm='never' cannot compute n1c2.*: needs a 1x1 kernel, got 3x3"
+        ValueError, match=r"algorithm='never' cannot compute n1c2.*: needs a 1x1 kernel, got 3x3"
     ):
         planner.choose(PROBLEM, MACHINE, "never")
-    with pytest.raises(ValueError, match="one of 'auto', 'quick', 'roomy', 'steady', .*, got 'slow'"):
+    with pytest.raises(ValueError, match=r"one of 'auto', 'quick', 'roomy', 'steady', .*, got 'slow'"):
         planner.choose(PROBLEM, MACHINE, "slow")
 
 
 def test_when_nothing_fits_the_least_need_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, NEVER, ROOMY, Fake("huge", {2: 1e-5}, workspace=10**9))
     with pytest.raises(
-        planner.WorkspaceLimitError, match="workspace_limit=1000 .* the least .* is 4000 bytes"
+        planner.WorkspaceLimitError, match=r"workspace_limit=1000 .* the least .* is 4000 bytes"
     ):
         planner.choose(PROBLEM, MACHINE)
-    with pytest.raises(planner.WorkspaceLimitError, match="algorithm='huge' .* is 2000000000 bytes"):
+    with pytest.raises(planner.WorkspaceLimitError, match=r"algorithm='huge' .* is 2000000000 bytes"):
         planner.choose(PROBLEM, MACHINE, "huge")
     use(monkeypatch, NEVER)
     with pytest.raises(ValueError, match="never: needs a 1x1 kernel"):
@@ -316,7 +316,7 @@ def test_weights_of_every_layout_reach_the_algorithm_as_oihw(monkeypatch: pytest
         "prepare",
         lambda layout, w, b, threads: seen.append(w) or SimpleNamespace(kernel=layout.kernel),
         raising=False,
-    )  # noqa: E501
+    )
     w = np.arange(W.size, dtype=">f4").reshape(W.shape)
     fastconv.conv2d(X, w)
     fastconv.conv2d(X, w.transpose(2, 3, 1, 0), weight_layout="HWIO")

@@ -18,7 +18,6 @@ import numpy as np
 
 from fastconv.algorithms import tiles
 from fastconv.algorithms.geometry import (
-    address,
     aligned_up,
     column_map,
     column_segments,
@@ -28,6 +27,7 @@ from fastconv.algorithms.geometry import (
 )
 from fastconv.algorithms.interface import Algorithm, Layout
 from fastconv.algorithms.weights import WeightLayout, weight_index
+from fastconv.arrays import address
 from fastconv.kernels.gemm_tile import brgemm
 from fastconv.kernels.jit import task_factory
 from fastconv.kernels.packing import pack_pixels, pack_planes, write_segments

@@ -52,11 +52,6 @@ def _with_slack(size: int, before: int, after: int, mode: str, count: int | None
     return np.concatenate([full, np.full(count - len(full), -1, dtype=np.int64)])
 
 
-def address(array: npt.NDArray[Any]) -> int:
-    """Return where the first element stands; the caller keeps the array alive."""
-    return int(array.ctypes.data)
-
-
 def context(*values: int) -> Int64s:
     """Return a task's context: five words filled in later (see `interface.CONTEXT`), then `values` in order."""
     return np.array([0, 0, 0, 0, 0, *values], dtype=np.int64)

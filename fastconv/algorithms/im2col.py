@@ -17,7 +17,6 @@ import numpy as np
 
 from fastconv.algorithms import tiles
 from fastconv.algorithms.geometry import (
-    address,
     aligned_up,
     column_map,
     column_segments,
@@ -28,6 +27,7 @@ from fastconv.algorithms.geometry import (
 )
 from fastconv.algorithms.interface import Algorithm, Layout
 from fastconv.algorithms.weights import WeightLayout
+from fastconv.arrays import address
 from fastconv.kernels.gemm_tile import RESUME, SUSPEND, brgemm
 from fastconv.kernels.jit import device, task_factory
 from fastconv.kernels.packing import move, pack_row, write_segments

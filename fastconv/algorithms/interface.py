@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.algorithms.weights import WeightLayout, pack_weights
+from fastconv.arrays import address
 from fastconv.kernels.jit import Kernel
 from fastconv.machine import Machine
 from fastconv.problem import Problem
@@ -112,14 +113,15 @@ class Algorithm(ABC):
             When the kernel would multiply zero padding by a weight that is not finite.
         """
         context = layout.context.copy()
+        keep: tuple[Any, ...]
         if layout.weights is None:
-            packed, packed_bias = weights, bias
-            context[4] = 0 if bias is None else bias.ctypes.data
+            keep = (layout, weights, bias)
+            context[3] = address(weights)
+            context[4] = 0 if bias is None else address(bias)
         else:
-            packed, packed_bias, finite = pack_weights(layout.weights, weights, bias, threads)
-            if layout.pads_with_zeros and not finite:
+            packed = pack_weights(layout.weights, weights, bias, threads, check=layout.pads_with_zeros)
+            if not packed.finite:
                 raise WeightsNotFinite
-            context[4] = packed_bias.ctypes.data
-        context[3] = packed.ctypes.data
-        keep = (*layout.keep, packed, packed_bias)
+            keep = (layout, packed)
+            context[3], context[4] = packed.weights, packed.bias
         return Work(layout.kernel, context, layout.tasks, layout.scratch_bytes, layout.seconds, keep)

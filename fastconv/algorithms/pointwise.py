@@ -16,9 +16,10 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms import tiles
-from fastconv.algorithms.geometry import address, aligned_up, column_segments, context, one_item
+from fastconv.algorithms.geometry import aligned_up, column_segments, context, one_item
 from fastconv.algorithms.interface import Algorithm, Layout
 from fastconv.algorithms.weights import WeightLayout
+from fastconv.arrays import address
 from fastconv.kernels.gemm_tile import brgemm
 from fastconv.kernels.jit import task_factory
 from fastconv.kernels.packing import move, pack_row, write_segments

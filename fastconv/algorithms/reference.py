@@ -15,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms import tiles
-from fastconv.algorithms.geometry import address, column_map, context, row_map
+from fastconv.algorithms.geometry import column_map, context, row_map
 from fastconv.algorithms.interface import Algorithm, Layout
+from fastconv.arrays import address
 from fastconv.kernels.jit import device, task_factory
 from fastconv.kernels.simd import is_float, load, store, words
 from fastconv.machine import Machine

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastconv.arrays import address
 from fastconv.kernels.packing import pack_weights_task
 from fastconv.kernels.simd import is_float
 from fastconv.problem import Problem
@@ -24,6 +25,9 @@ SECONDS_PER_WEIGHT = 0.6e-9
 @dataclass(frozen=True, eq=False)
 class WeightLayout:
     """Weights as ``[group][block][rows][width]``: blocks of `width` output channels side by side.
+
+    Biases, filled up to whole blocks, and one word per block that tells whether its weights are finite, follow in the
+    same memory. Everything that does not depend on the weights is worked out here, once per problem.
 
     Parameters
     ----------
@@ -45,6 +49,23 @@ class WeightLayout:
     rows: int
     width: int
     index: npt.NDArray[np.int64]
+    bias_offset: int = field(init=False)
+    flags_offset: int = field(init=False)
+    total_bytes: int = field(init=False)
+    work: Work = field(init=False)
+
+    def __post_init__(self) -> None:
+        count = self.groups * self.blocks
+        size = np.dtype(self.dtype).itemsize
+        bias = -(-count * self.block_bytes // LINE) * LINE
+        flags = bias + -(-count * self.width * size // LINE) * LINE
+        numbers = (len(self.index), self.rows, self.width, self.per_group, self.blocks, bias, flags)
+        context = np.array([0, 0, 0, address(self.index), *numbers], dtype=np.int64)
+        seconds = SECONDS_PER_WEIGHT * len(self.index) * self.per_group * self.groups
+        work = Work(pack_weights_task(self.dtype), context, count, 0, seconds, (self.index,))
+        for name, value in (("bias_offset", bias), ("flags_offset", flags), ("work", work)):
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "total_bytes", flags + 8 * count)
 
     @property
     def blocks(self) -> int:
@@ -70,41 +91,26 @@ def weight_index(problem: Problem, chunk: int, *, taps_first: bool) -> npt.NDArr
     return np.ascontiguousarray(((item * kw + s) * chunk + c % chunk).ravel(), dtype=np.int64)
 
 
-def aligned_empty(count: int, dtype: str) -> Array:
-    """Return `count` uninitialised elements that start at a cache line."""
-    size = np.dtype(dtype).itemsize
-    raw = np.empty(count * size + LINE, np.uint8)
-    start = -raw.ctypes.data % LINE
-    return raw[start : start + count * size].view(dtype)
+@dataclass(frozen=True, eq=False, slots=True)
+class PackedWeights:
+    """Memory with packed weights and biases, and the addresses of both."""
+
+    memory: Array
+    weights: int
+    bias: int
+    finite: bool
 
 
 def pack_weights(
-    layout: WeightLayout, weights: Array, bias: Array | None, threads: int = 1
-) -> tuple[Array, Array, bool]:
-    """Return the packed weights, the biases filled up to whole blocks, and whether all weights are finite."""
-    count = layout.groups * layout.blocks
-    packed = aligned_empty(count * layout.rows * layout.width, layout.dtype)
-    packed_bias = aligned_empty(count * layout.width, layout.dtype)
-    flags = np.empty(count)
-    context = np.array(
-        [
-            weights.ctypes.data,
-            packed.ctypes.data,
-            0 if bias is None else bias.ctypes.data,
-            packed_bias.ctypes.data,
-            layout.index.ctypes.data,
-            flags.ctypes.data,
-            len(layout.index),
-            layout.rows,
-            layout.width,
-            layout.per_group,
-            layout.blocks,
-        ],
-        dtype=np.int64,
-    )
-    work = Work(
-        pack_weights_task(layout.dtype), context, count, 0, SECONDS_PER_WEIGHT * weights.size, (flags, layout.index)
-    )
-    run(work, int(context[0]), int(context[1]), int(context[2]), threads)
-    finite = not is_float(layout.dtype) or bool(np.isfinite(flags.sum()))
-    return packed, packed_bias, finite
+    layout: WeightLayout, weights: Array, bias: Array | None, threads: int, *, check: bool
+) -> PackedWeights:
+    """Pack `weights` and `bias`; with `check`, tell whether all weights are finite."""
+    memory = np.empty(layout.total_bytes + LINE, np.uint8)
+    at = address(memory)
+    start = -(-at // LINE) * LINE
+    run(layout.work, address(weights), start, 0 if bias is None else address(bias), threads)
+    finite = True
+    if check and is_float(layout.dtype):
+        flags = memory[start - at + layout.flags_offset : start - at + layout.total_bytes].view(np.float64)
+        finite = bool(np.isfinite(flags.sum()))
+    return PackedWeights(memory, start, start + layout.bias_offset, finite)

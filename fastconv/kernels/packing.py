@@ -16,8 +16,6 @@ from fastconv.kernels.simd import copy_bytes, item_bytes, load, store, vload_eve
 
 Task = Callable[[int, int, int], None]
 
-WEIGHT_WORDS = 11
-
 
 @task_factory
 def pack_weights_task(dtype: str) -> Task:
@@ -25,7 +23,7 @@ def pack_weights_task(dtype: str) -> Task:
 
     Shapes   w (O, k); target [block][rows][width]: element (o, kk) goes to row index[kk], column o of its block
     Assumes  index is a permutation into [0, rows)
-    Touches  writes its block of target and of bias_out, and its word of flags: 0.0 or NaN
+    Touches  writes its block of target, its biases and its word of flags: 0.0 or NaN
     Source   Goto & van de Geijn, ACM TOMS 34(3), 2008 (packed panels)
     """
     size = item_bytes(dtype)
@@ -33,7 +31,8 @@ def pack_weights_task(dtype: str) -> Task:
     run = 64
 
     def task(ctx: int, i: int, scratch: int) -> None:
-        w, target, bias_in, bias_out, index, flags, k, rows, width, per_group, blocks = words(ctx, WEIGHT_WORDS)
+        w, target, bias_in, index, k, rows, width, per_group, blocks, bias_offset, flags_offset = words(ctx, 11)
+        bias_out, flags = target + bias_offset, target + flags_offset
         group, block = i // blocks, i % blocks
         live = min(width, per_group - block * width)
         first = group * per_group + block * width

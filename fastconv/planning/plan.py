@@ -45,8 +45,8 @@ class Route:
     result_dtype: np.dtype[Any] = field(init=False)
     #: Address bits that are zero in an aligned array.
     unaligned: int = field(init=False)
-    #: Kernels can read x and write y themselves: no conversion, no residual, not empty.
-    direct: bool = field(init=False)
+    #: Kernels take x and y as they are: no conversion, no residual, not empty.
+    plain: bool = field(init=False)
 
     def __post_init__(self) -> None:
         """Work out once what every call compares with."""
@@ -63,7 +63,7 @@ class Route:
             "compute_dtype": dtypes[1],
             "result_dtype": dtypes[2],
             "unaligned": dtypes[0].itemsize - 1,
-            "direct": len(set(dtypes)) == 1 and not p.residual and p.n > 0,
+            "plain": len(set(dtypes)) == 1 and not p.residual and p.n > 0,
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)
@@ -151,7 +151,7 @@ class Plan:
         if (
             type(x) is np.ndarray
             and residual is None
-            and route.direct
+            and route.plain
             and x.dtype == route.dtype
             and x.shape == route.x_shape
             and x.flags.c_contiguous
