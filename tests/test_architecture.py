@@ -223,7 +223,8 @@ def in_a_new_process(code: str) -> str:
 def test_importing_loads_and_starts_nothing() -> None:
     loaded = in_a_new_process(
         "import sys, threading; before = set(sys.modules); import fastconv;"
-        "print(*sorted(m for m in set(sys.modules) - before if m.partition('.')[0] not in sys.stdlib_module_names));"
+        "new = set(sys.modules) - before;"
+        "print(*sorted(m for m in new if m.partition('.')[0] not in sys.stdlib_module_names));"
         "print(threading.active_count(), fastconv.__version__)"
     )
     assert loaded.splitlines() == ["fastconv", f"1 {fastconv.__version__}"]

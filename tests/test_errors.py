@@ -28,7 +28,7 @@ def planned() -> fastconv.Plan:
 
 @pytest.fixture(autouse=True)
 def no_kernel_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a kernel was started")
 
     planned()

@@ -230,6 +230,8 @@ def test_an_explanation_is_data() -> None:
     assert never.reason == "needs a 1x1 kernel, got 3x3"
     assert sum(row.chosen for row in report.rows) == 1
     assert fastconv.explain(X, W, algorithm="steady").chosen.algorithm == "steady"
+    with_bias = fastconv.explain(X, W, np.ones(3, np.float32), residual=True).problem
+    assert (with_bias.bias, with_bias.residual) == (True, True)
 
 
 def test_an_explanation_is_a_table() -> None:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.algorithms.weights import WeightLayout, pack_weights
+from fastconv.algorithms.weights import SECONDS_PER_WEIGHT, PackedLayout, pack_weights
 from fastconv.arrays import address
 from fastconv.kernels.jit import Kernel
 from fastconv.machine import Machine
@@ -63,7 +63,7 @@ class Layout:
     tasks: int
     scratch_bytes: int
     seconds: float
-    weights: WeightLayout | None
+    weights: PackedLayout | None
     pads_with_zeros: bool
     keep: tuple[Array, ...] = ()
 
@@ -80,6 +80,9 @@ class Algorithm(ABC):
     #: One line for tables: what it is and when it wins.
     summary: ClassVar[str]
 
+    #: Whether `error_bound` holds for each output by its own products, or only by the largest of all outputs.
+    bound_is_local: ClassVar[bool] = True
+
     @abstractmethod
     def why_not(self, problem: Problem, machine: Machine) -> str | None:
         """Return None when this algorithm can compute `problem`, else the reason, as a clause a user can act on."""
@@ -92,9 +95,16 @@ class Algorithm(ABC):
     def cost(self, problem: Problem, machine: Machine, config: Config) -> float:
         """Return the estimated time in seconds with ``problem.threads`` threads and packed weights."""
 
+    def packing_cost(self, problem: Problem) -> float:
+        """Return the estimated time in seconds of packing the weights, which a functional call pays every time."""
+        return SECONDS_PER_WEIGHT * problem.o * (problem.c // problem.groups) * problem.taps
+
     @abstractmethod
     def error_bound(self, problem: Problem) -> float:
-        """Return b in ``|y - exact| <= b * (sum(|x| |w|) + |bias| + |residual|)``, per output, before activation."""
+        """Return b in ``|y - exact| <= b * (sum(|x| |w|) + |bias| + |residual|)``, before activation.
+
+        The sum is that of each output, or the largest of all outputs where `bound_is_local` is false.
+        """
 
     @abstractmethod
     def workspace(self, problem: Problem, machine: Machine, config: Config) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastconv.arrays import address
+from fastconv.kernels.jit import Kernel
 from fastconv.kernels.packing import pack_weights_task
 from fastconv.kernels.simd import is_float
 from fastconv.problem import Problem
@@ -22,12 +23,45 @@ LINE = 64
 SECONDS_PER_WEIGHT = 0.6e-9
 
 
-@dataclass(frozen=True, eq=False)
-class WeightLayout:
-    """Weights as ``[group][block][rows][width]``: blocks of `width` output channels side by side.
+class PackedLayout:
+    """How weights are packed: the task that does it, and where biases and flags are in the memory it fills.
 
-    Biases, filled up to whole blocks, and one word per block that tells whether its weights are finite, follow in the
-    same memory. Everything that does not depend on the weights is worked out here, once per problem.
+    Packed weights, biases filled up to whole blocks, and one word per block that tells whether its weights are finite
+    follow each other in one piece of memory. All that does not depend on the weights is worked out once per problem.
+
+    Parameters
+    ----------
+    dtype
+        Compute dtype.
+    kernel, context, blocks
+        The task, what it reads beside the three addresses of weights, memory and biases, and how often it runs.
+    seconds
+        Estimated time on one thread.
+    bias_offset, flags_offset
+        Bytes from the beginning of the memory.
+    keep
+        Arrays whose addresses stand in `context`.
+    """
+
+    def __init__(
+        self,
+        dtype: str,
+        kernel: Kernel,
+        context: npt.NDArray[np.int64],
+        blocks: int,
+        seconds: float,
+        bias_offset: int,
+        flags_offset: int,
+        keep: tuple[Array, ...],
+    ) -> None:
+        self.dtype = dtype
+        self.bias_offset, self.flags_offset = bias_offset, flags_offset
+        self.total_bytes = flags_offset + 8 * blocks
+        self.work = Work(kernel, context, blocks, 0, seconds, keep)
+
+
+class WeightLayout(PackedLayout):
+    """Weights as ``[group][block][rows][width]``: blocks of `width` output channels side by side.
 
     Parameters
     ----------
@@ -43,39 +77,19 @@ class WeightLayout:
         For each weight of an output channel, in OIHW order, its row.
     """
 
-    dtype: str
-    groups: int
-    per_group: int
-    rows: int
-    width: int
-    index: npt.NDArray[np.int64]
-    bias_offset: int = field(init=False)
-    flags_offset: int = field(init=False)
-    total_bytes: int = field(init=False)
-    work: Work = field(init=False)
-
-    def __post_init__(self) -> None:
-        count = self.groups * self.blocks
-        size = np.dtype(self.dtype).itemsize
+    def __init__(
+        self, dtype: str, groups: int, per_group: int, rows: int, width: int, index: npt.NDArray[np.int64]
+    ) -> None:
+        size = np.dtype(dtype).itemsize
+        self.blocks = -(-per_group // width)
+        self.block_bytes = rows * width * size
+        count = groups * self.blocks
         bias = -(-count * self.block_bytes // LINE) * LINE
-        flags = bias + -(-count * self.width * size // LINE) * LINE
-        numbers = (len(self.index), self.rows, self.width, self.per_group, self.blocks, bias, flags)
-        context = np.array([0, 0, 0, address(self.index), *numbers], dtype=np.int64)
-        seconds = SECONDS_PER_WEIGHT * len(self.index) * self.per_group * self.groups
-        work = Work(pack_weights_task(self.dtype), context, count, 0, seconds, (self.index,))
-        for name, value in (("bias_offset", bias), ("flags_offset", flags), ("work", work)):
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "total_bytes", flags + 8 * count)
-
-    @property
-    def blocks(self) -> int:
-        """Blocks of one group."""
-        return -(-self.per_group // self.width)
-
-    @property
-    def block_bytes(self) -> int:
-        """Bytes of one block."""
-        return self.rows * self.width * np.dtype(self.dtype).itemsize
+        flags = bias + -(-count * width * size // LINE) * LINE
+        numbers = (address(index), len(index), rows, width, per_group, self.blocks, bias, flags)
+        context = np.array([0, 0, 0, *numbers], dtype=np.int64)
+        seconds = SECONDS_PER_WEIGHT * len(index) * per_group * groups
+        super().__init__(dtype, pack_weights_task(dtype), context, count, seconds, bias, flags, (index,))
 
 
 def weight_index(problem: Problem, chunk: int, *, taps_first: bool) -> npt.NDArray[np.int64]:
@@ -102,7 +116,7 @@ class PackedWeights:
 
 
 def pack_weights(
-    layout: WeightLayout, weights: Array, bias: Array | None, threads: int, *, check: bool
+    layout: PackedLayout, weights: Array, bias: Array | None, threads: int, *, check: bool
 ) -> PackedWeights:
     """Pack `weights` and `bias`; with `check`, tell whether all weights are finite."""
     memory = np.empty(layout.total_bytes + LINE, np.uint8)

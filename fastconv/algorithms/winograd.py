@@ -1,0 +1,436 @@
+"""Winograd convolution F(m x m, 3 x 3): 36 products for 16 outputs (m = 4) instead of 144.
+
+Wins for 3x3 kernels of stride 1 from about 32 channels. A task takes a block of tiles: it transforms them (V, kept in
+L2), multiplies each of the (m+2)**2 planes with the transformed weights on the shared micro-kernel, and transforms
+the products back with bias, residual and activation on the way to the store. Memory: V and M of one block per worker,
+and (m+2)**2 / 9 times the weights.
+
+Not for class `strict`: the sums are reassociated. F(2) and F(4) keep class `standard`, F(6) only class `fast`. Values
+that are not finite would spread over their tile, so a block that meets one is computed by the definition.
+
+Source: A. Lavin & S. Gray, arXiv:1509.09308; points after B. Barabasz et al., arXiv:1803.10986. Start reading at
+`winograd`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from fastconv.algorithms import tiles
+from fastconv.algorithms.geometry import aligned_up, column_map, column_segments, context, one_item, row_map
+from fastconv.algorithms.interface import Algorithm, Layout
+from fastconv.algorithms.weights import PackedLayout
+from fastconv.arrays import address
+from fastconv.kernels.definition import window_sum_float32, window_sum_float64
+from fastconv.kernels.gemm_tile import brgemm
+from fastconv.kernels.jit import task_factory
+from fastconv.kernels.packing import pack_pixels
+from fastconv.kernels.simd import item_bytes, load, store, words, zero_bytes
+from fastconv.kernels.winograd_tile import transforms, transpose_block, winograd_input, winograd_output
+from fastconv.machine import Machine
+from fastconv.problem import Problem
+
+Task = Callable[[int, int, int], None]
+
+
+#: Time to transform one 3x3 kernel of one channel on one core (measured).
+SECONDS_PER_KERNEL = 45e-9
+
+
+class Config(NamedTuple):
+    """Outputs of a tile's side, register tile, tiles of a block (rows, columns), parts of the output channels."""
+
+    m: int
+    mr: int
+    nv: int
+    rows: int
+    columns: int
+    splits: int
+
+
+@task_factory
+def pack_winograd_weights(m: int, dtype: str) -> Task:
+    """Return the task that transforms one block of output channels: U = G g G^T, in float64, rounded once.
+
+    Shapes   w (O, C/g, 3, 3); target [block][(m+2)**2][C/g][NR]; G (m+2, 3) float64
+    Touches  writes its block of target, its biases, its share of the copy of the weights, its word of flags
+    Source   arXiv:1509.09308
+    """
+    size = item_bytes(dtype)
+    t = m + 2
+
+    def task(ctx: int, i: int, scratch: int) -> None:
+        w, target, bias_in, g_matrix, channels, width, per_group, blocks, bias_offset, copy_offset, flags_offset = (
+            words(ctx, 11)
+        )
+        group, block = i // blocks, i % blocks
+        first = group * per_group + block * width
+        live = min(width, per_group - block * width)
+        step = channels * width * size
+        base = target + i * t * t * step
+        check = 0.0
+        for o in range(width):
+            source = w + (first + o) * channels * 9 * size
+            bias = target + bias_offset + (i * width + o) * size
+            store(dtype, bias, load(dtype, bias_in + (first + o) * size) if bias_in != 0 and o < live else 0.0)
+            for c in range(channels):
+                place = base + (c * width + o) * size
+                if o >= live:
+                    for xi in range(t * t):
+                        store(dtype, place + xi * step, 0.0)
+                    continue
+                at = source + c * 9 * size
+                for tap in range(9):
+                    value = load(dtype, at + tap * size)
+                    check += value * 0
+                    store(dtype, target + copy_offset + ((first + o) * channels * 9 + c * 9 + tap) * size, value)
+                for p in range(t):
+                    g0 = load("float64", g_matrix + p * 24)
+                    g1 = load("float64", g_matrix + p * 24 + 8)
+                    g2 = load("float64", g_matrix + p * 24 + 16)
+                    a0 = g0 * load(dtype, at) + g1 * load(dtype, at + 3 * size) + g2 * load(dtype, at + 6 * size)
+                    a1 = g0 * load(dtype, at + size) + g1 * load(dtype, at + 4 * size) + g2 * load(dtype, at + 7 * size)
+                    a2 = (
+                        g0 * load(dtype, at + 2 * size)
+                        + g1 * load(dtype, at + 5 * size)
+                        + g2 * load(dtype, at + 8 * size)
+                    )
+                    for q in range(t):
+                        h0 = load("float64", g_matrix + q * 24)
+                        h1 = load("float64", g_matrix + q * 24 + 8)
+                        h2 = load("float64", g_matrix + q * 24 + 16)
+                        store(dtype, place + (p * t + q) * step, h0 * a0 + h1 * a1 + h2 * a2)
+        store("float64", target + flags_offset + 8 * i, check)
+
+    return task
+
+
+@task_factory
+def winograd(m: int, mr: int, nv: int, lanes: int, dtype: str, activation: str, planar: int) -> Task:
+    """Return the task that computes some output channels of a block of tiles of one image.
+
+    Shapes   x, y NHWC, or NCHW if `planar`; weights [group][block][(m+2)**2][C/g][NR]
+    Assumes  scratch: flag, strip of padded pixels, V, M, and if `planar` the block's outputs as pixels
+    Touches  writes its outputs, and scratch
+    Source   arXiv:1509.09308
+    """
+    size = item_bytes(dtype)
+    width = nv * lanes
+    t = m + 2
+    none = "none"
+
+    def task(ctx: int, i: int, scratch: int) -> None:
+        x, y, residual, weights, bias, table, row_in, col_in, full, zeros = words(ctx, 10)
+        groups, down, across, splits, per_split, o_blocks, rows, columns, th, tw = words(ctx + 80, 10)
+        oh, ow, h, w, top, left, k, per_group, strip_pixel, v_row = words(ctx + 160, 10)
+        v_step, u_bytes, x_image, x_row, x_pixel, x_channel, y_image, y_row, y_pixel, y_channel = words(ctx + 240, 10)
+        v_at, m_at, out_at, copy_offset = words(ctx + 320, 4)
+        split, rest = i % splits, i // splits
+        bx, rest = rest % across, rest // across
+        by, rest = rest % down, rest // down
+        group, image = rest % groups, rest // groups
+        ty, tx = by * rows, bx * columns
+        nh, nw = min(rows, th - ty), min(columns, tw - tx)
+        count = nh * nw
+        strip_rows, strip_cols = nh * m + 2, nw * m + 2
+        strip, v, products, outputs = scratch + 64, scratch + v_at, scratch + m_at, scratch + out_at
+        store("int64", scratch, 0)
+        corner = x + image * x_image + group * k * x_channel
+        source, row_step, pixel_step = strip, strip_cols * strip_pixel, strip_pixel
+        first_row, first_col = ty * m - top, tx * m - left
+        inside = first_row >= 0 and first_col >= 0 and first_row + strip_rows <= h and first_col + strip_cols <= w
+        if planar != 0:
+            for r in range(strip_rows):
+                row = load("int64", row_in + 8 * (ty * m + r))
+                to = strip + r * row_step
+                if row < 0:
+                    zero_bytes(to, row_step)
+                    continue
+                start, stop = max(-first_col, 0), max(min(w - first_col, strip_cols), 0)
+                line = corner + row * x_row
+                for c in range(0, k, lanes):
+                    live = min(lanes, k - c)
+                    q = start
+                    while q < stop:
+                        transpose_block(
+                            dtype, lanes, none, line + c * x_channel + (first_col + q) * size, x_channel,
+                            to + q * strip_pixel + c * size, strip_pixel, 0, live, min(lanes, stop - q), lanes,
+                        )  # fmt: skip
+                        q += lanes
+                for q in range(strip_cols):
+                    if q < start or q >= stop:
+                        column = load("int64", col_in + 8 * (tx * m + q))
+                        zero_bytes(to + q * strip_pixel, strip_pixel)
+                        if column >= 0:
+                            for c in range(k):
+                                value = load(dtype, line + c * x_channel + column * size)
+                                store(dtype, to + q * strip_pixel + c * size, value)
+        elif inside and k % lanes == 0:
+            source, row_step, pixel_step = corner + first_row * x_row + first_col * x_pixel, x_row, x_pixel
+        else:
+            pack_pixels(
+                corner, strip, strip_rows, row_in + 8 * ty * m, col_in + 8 * tx * m, strip_cols,
+                max(-first_col, 0), min(w, strip_cols + first_col) if first_col <= 0 else 0,
+                x_row, x_pixel, k * size, row_step, strip_pixel,
+            )  # fmt: skip
+        vectors = (k + lanes - 1) // lanes
+        for tile in range(count):
+            place = source + tile // nw * m * row_step + tile % nw * m * pixel_step
+            winograd_input(m, dtype, lanes, place, row_step, pixel_step, v + tile * v_row, v_step, vectors, scratch)
+        slack = (count + mr - 1) // mr * mr - count
+        for xi in range(t * t):
+            zero_bytes(v + xi * v_step + count * v_row, slack * v_row)
+        exact = load("int64", scratch) != 0
+        m_step = (count + slack) * width * size
+        for block_o in range(split * per_split, min((split + 1) * per_split, o_blocks)):
+            panel = group * o_blocks + block_o
+            if exact:
+                for o in range(min(width, per_group - block_o * width)):
+                    channel = block_o * width + o
+                    kernel = weights + copy_offset + (group * per_group + channel) * k * 9 * size
+                    for place in range(nh * m * nw * m):
+                        row, column = ty * m + place // (nw * m), tx * m + place % (nw * m)
+                        if row < oh and column < ow:
+                            maps = row_in + 8 * row, col_in + 8 * column
+                            if size == 4:
+                                total = window_sum_float32(
+                                    corner, kernel, maps[0], maps[1], k, 3, 3, 1, 1, x_channel, x_row, x_pixel
+                                )
+                            else:
+                                total = window_sum_float64(
+                                    corner, kernel, maps[0], maps[1], k, 3, 3, 1, 1, x_channel, x_row, x_pixel
+                                )
+                            store(dtype, products, total + load(dtype, bias + (panel * width + o) * size))
+                            out = y + image * y_image + row * y_row + column * y_pixel
+                            out += (group * per_group + channel) * y_channel
+                            held = residual + (out - y) if residual != 0 else 0
+                            transpose_block(dtype, lanes, activation, products, 0, out, size, held, 1, 1, 1)
+                continue
+            for xi in range(t * t):
+                for tile in range(0, count, mr):
+                    brgemm(
+                        mr, nv, lanes, dtype, "n", none,
+                        v + xi * v_step + tile * v_row, v_row, size,
+                        weights + panel * u_bytes + xi * k * width * size, width * size, table, 1, k,
+                        products + xi * m_step + tile * width * size, 0, width * size, mr, full, zeros, 0, 0,
+                    )  # fmt: skip
+            live_o = min(width, per_group - block_o * width)
+            for tile in range(count):
+                row, column = (ty + tile // nw) * m, (tx + tile % nw) * m
+                live_rows, live_cols = min(m, oh - row), min(m, ow - column)
+                for o in range(0, live_o, lanes):
+                    product = products + tile * width * size + o * size
+                    held_bias = bias + (panel * width + o) * size
+                    if planar != 0:
+                        out = outputs + ((tile // nw * m * nw + tile % nw) * m * width + o) * size
+                        winograd_output(
+                            m, dtype, lanes, none, product, m_step, held_bias, out, 0,
+                            nw * m * width * size, width * size, m, m, lanes,
+                        )  # fmt: skip
+                    else:
+                        out = y + image * y_image + row * y_row + column * y_pixel
+                        out += (group * per_group + block_o * width + o) * size
+                        winograd_output(
+                            m, dtype, lanes, activation, product, m_step, held_bias,
+                            out, residual + (out - y) if residual != 0 else 0, y_row, y_pixel,
+                            live_rows, live_cols, min(lanes, live_o - o),
+                        )  # fmt: skip
+            if planar != 0:
+                for row in range(ty * m, min((ty + nh) * m, oh)):
+                    pixels = outputs + (row - ty * m) * nw * m * width * size
+                    stop = min((tx + nw) * m, ow)
+                    for o in range(0, live_o, lanes):
+                        out = y + image * y_image + (group * per_group + block_o * width + o) * y_channel + row * y_row
+                        column = tx * m
+                        while column < stop:
+                            to = out + column * size
+                            transpose_block(
+                                dtype, lanes, activation, pixels + ((column - tx * m) * width + o) * size, width * size,
+                                to, y_channel, residual + (to - y) if residual != 0 else 0,
+                                min(lanes, stop - column), min(lanes, live_o - o), min(lanes, stop - column),
+                            )  # fmt: skip
+                            column += lanes
+
+    return task
+
+
+class _Sizes:
+    """What a problem and a config come to: tiles, blocks, bytes of scratch."""
+
+    def __init__(self, problem: Problem, config: Config, lanes: int) -> None:
+        self.size = np.dtype(problem.compute_dtype).itemsize
+        self.channels = problem.c // problem.groups
+        self.per_group = problem.o // problem.groups
+        m, t = config.m, config.m + 2
+        self.planes = t * t
+        self.width = config.nv * lanes
+        self.th, self.tw = -(-problem.oh // m), -(-problem.ow // m)
+        self.down, self.across = -(-self.th // config.rows), -(-self.tw // config.columns)
+        count = aligned_up(config.rows * config.columns, config.mr)
+        padded = aligned_up(self.channels, lanes) * self.size
+        self.strip_pixel = padded
+        # An odd number of lines from tile to tile: a power of two would put the rows of a register tile in one set.
+        self.v_row = (aligned_up(padded, 64) // 64 | 1) * 64
+        self.v_step = count * self.v_row
+        strip = (config.rows * m + 2) * (config.columns * m + 2) * self.strip_pixel
+        self.v_at = aligned_up(64 + strip, 64)
+        self.m_at = self.v_at + self.planes * self.v_step
+        self.out_at = self.m_at + aligned_up(self.planes * count * self.width * self.size, 64)
+        outputs = config.rows * m * config.columns * m * self.width * self.size
+        self.scratch = self.out_at + (outputs if problem.layout == "NCHW" else 0)
+        self.o_blocks = -(-self.per_group // self.width)
+
+
+def _even(total: int, most: int) -> int:
+    """Return the size of the fewest equal pieces of `total` that are at most `most`."""
+    return -(-total // -(-total // max(most, 1)))
+
+
+class Winograd(Algorithm):
+    """See the head of this file."""
+
+    name = "winograd"
+    summary = "F(2x2,3x3), F(4x4,3x3), F(6x6,3x3): 2 to 5 times fewer products; 3x3, stride 1, not strict"
+    bound_is_local = False
+
+    def why_not(self, problem: Problem, machine: Machine) -> str | None:
+        """Refuse other kernels, steps and types, and class strict."""
+        if (problem.kh, problem.kw) != (3, 3):
+            return f"needs a 3x3 kernel, got {problem.kh}x{problem.kw}"
+        if problem.stride != (1, 1) or problem.dilation != (1, 1):
+            return f"needs stride 1 and dilation 1, got stride {problem.stride}, dilation {problem.dilation}"
+        if not problem.compute_dtype.startswith("float"):
+            return f"needs a floating dtype, got {problem.dtype}"
+        if problem.accuracy == "strict":
+            return "reassociates sums; allow it with accuracy='standard'"
+        return None
+
+    def configs(self, problem: Problem, machine: Machine) -> tuple[Config, ...]:
+        """Return the best block of each tile size and register tile, by cost."""
+        lanes = machine.lanes(problem.compute_dtype)
+        sides = (2, 4, 6) if problem.accuracy == "fast" else (2, 4)
+        choices = {
+            config: None for m in sides for share in (2, 4) for config in self._blocks(problem, machine, m, share, lanes)
+        }
+        return tuple(sorted(choices, key=lambda config: self.cost(problem, machine, config))[:4])
+
+    def _blocks(self, problem: Problem, machine: Machine, m: int, share: int, lanes: int) -> list[Config]:
+        """Return configs whose V fills 1/`share` of L2."""
+        channels, per_group = problem.c // problem.groups, problem.o // problem.groups
+        size = np.dtype(problem.compute_dtype).itemsize
+        th, tw = -(-problem.oh // m), -(-problem.ow // m)
+        most = max(machine.l2_bytes // share // ((m + 2) ** 2 * channels * size), 6)
+        columns = _even(tw, most)
+        rows = _even(th, max(most // columns, 1))
+        splits = 1
+        blocks = problem.n * problem.groups * -(-th // rows) * -(-tw // columns)
+        found = []
+        for tile in tiles.best_tiles(machine, rows * columns, per_group, channels, lanes, keep=3):
+            o_blocks = -(-per_group // (tile.nv * lanes))
+            if problem.threads > 1 and blocks < 2 * problem.threads:
+                splits = min(o_blocks, -(-2 * problem.threads // max(blocks, 1)))
+            found.append(Config(m, *tile, rows, columns, splits))
+        return found
+
+    def cost(self, problem: Problem, machine: Machine, config: Config) -> float:
+        """Count products, transforms, and the transformed weights that stream from beyond L2 for every block."""
+        lanes = machine.lanes(problem.compute_dtype)
+        s = _Sizes(problem, config, lanes)
+        tile = tiles.Tile(config.mr, config.nv)
+        count = config.rows * config.columns
+        products = s.planes * tiles.tiled_cycles(tile, machine, count, s.per_group, s.channels, lanes)
+        # Measured: a transform takes about 2.5 cycles per vector read, 4 with the copy or the transpose it needs.
+        turn = 4.0 if problem.layout == "NHWC" else 6.0
+        vectors_in = count * s.planes * -(-s.channels // lanes) * config.splits
+        vectors_out = count * s.planes * -(-s.per_group // lanes)
+        weight_bytes = s.planes * s.channels * s.per_group * s.size
+        far = weight_bytes / tiles.FAR_RATE if weight_bytes > machine.l2_bytes // 2 else 0.0
+        block = max(products, far) + turn * (vectors_in + vectors_out) + 0.25 * far
+        blocks = problem.n * problem.groups * s.down * s.across
+        return tiles.seconds(problem, block * blocks, blocks * config.splits)
+
+    def packing_cost(self, problem: Problem) -> float:
+        """Count the kernels to transform."""
+        return SECONDS_PER_KERNEL * (problem.c // problem.groups) * problem.o
+
+    def error_bound(self, problem: Problem) -> float:
+        """Grow with the norms of the transforms and with the square root of the channels; see `bound_is_local`."""
+        growth = {2: 4.0, 4: 24.0, 6: 120.0}[6 if problem.accuracy == "fast" else 4]
+        eps = float(np.finfo(problem.compute_dtype).eps)
+        return eps * growth * (1 + math.sqrt(problem.c // problem.groups) / 4)
+
+    def workspace(self, problem: Problem, machine: Machine, config: Config) -> int:
+        """Strip, V and M of one block for each worker."""
+        return _Sizes(problem, config, machine.lanes(problem.compute_dtype)).scratch * problem.threads
+
+    def layout(self, problem: Problem, machine: Machine, config: Config) -> Layout:
+        """Lay out blocks of tiles and the transformed weights."""
+        lanes = machine.lanes(problem.compute_dtype)
+        s = _Sizes(problem, config, lanes)
+        weights = _weights(problem, config, s)
+        table, full = one_item(), column_segments(s.width, config.nv, lanes, s.size)
+        zeros = np.zeros(s.width * s.size, np.uint8)
+        rows_in = row_map(problem, s.th * config.m + 2)
+        cols_in = column_map(problem, s.tw * config.m + 2)
+        if problem.layout == "NHWC":
+            x_pixel, y_pixel = problem.c * s.size, problem.o * s.size
+            x_channel = y_channel = s.size
+            x_row, y_row = problem.w * x_pixel, problem.ow * y_pixel
+            x_image, y_image = problem.h * x_row, problem.oh * y_row
+        else:
+            x_pixel = y_pixel = s.size
+            x_row, y_row = problem.w * s.size, problem.ow * s.size
+            x_channel, y_channel = problem.h * x_row, problem.oh * y_row
+            x_image, y_image = problem.c * x_channel, problem.o * y_channel
+        values = context(
+            *(address(array) for array in (table, rows_in, cols_in, full, zeros)),
+            *(problem.groups, s.down, s.across, config.splits, -(-s.o_blocks // config.splits), s.o_blocks),
+            *(config.rows, config.columns, s.th, s.tw, problem.oh, problem.ow, problem.h, problem.w),
+            *(problem.padding[0], problem.padding[2], s.channels, s.per_group, s.strip_pixel, s.v_row),
+            *(s.v_step, s.planes * s.channels * s.width * s.size, x_image, x_row, x_pixel, x_channel),
+            *(y_image, y_row, y_pixel, y_channel, s.v_at, s.m_at, s.out_at, weights.copy_offset),
+        )
+        planar = int(problem.layout == "NCHW")
+        kernel = winograd(
+            config.m, config.mr, config.nv, lanes, problem.compute_dtype, problem.activation, planar
+        )
+        count = problem.n * problem.groups * s.down * s.across * config.splits
+        seconds = self.cost(problem, machine, config) * problem.threads
+        keep = (table, full, zeros, rows_in, cols_in)
+        # Weights are always checked: an infinite one would spread over the tile as an infinite pixel would.
+        return Layout(kernel, values, count, s.scratch, seconds, weights, True, keep)
+
+
+class _WinogradWeights(PackedLayout):
+    """U of every block, then the biases, a plain copy of the weights, and the flags."""
+
+    copy_offset: int
+
+
+def _weights(problem: Problem, config: Config, s: _Sizes) -> _WinogradWeights:
+    _, g, _ = transforms(config.m)
+    matrix = np.array([[float(value) for value in row] for row in g])
+    blocks = problem.groups * s.o_blocks
+    bias = aligned_up(blocks * s.planes * s.channels * s.width * s.size, 64)
+    copy = bias + aligned_up(blocks * s.width * s.size, 64)
+    flags = copy + aligned_up(problem.o * s.channels * 9 * s.size, 64)
+    numbers = (address(matrix), s.channels, s.width, s.per_group, s.o_blocks, bias, copy, flags)
+    layout = _WinogradWeights(
+        problem.compute_dtype,
+        pack_winograd_weights(config.m, problem.compute_dtype),
+        np.array([0, 0, 0, *numbers], dtype=np.int64),
+        blocks,
+        SECONDS_PER_KERNEL * s.channels * problem.o,
+        bias,
+        flags,
+        (matrix,),
+    )
+    layout.copy_offset = copy
+    return layout
+
+
+ALGORITHM = Winograd()
