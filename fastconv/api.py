@@ -108,8 +108,8 @@ def conv2d(
     float16 is computed in float32 and rounded once. int8 and uint8 are summed in int32, other integers in
     int64, exactly as long as sums fit, and wrapping around beyond.
 
-    Arrays that kernels cannot read as they lie (another byte order, gaps, a type to convert) are copied first;
-    the copy does not count as workspace.
+    Arrays that kernels cannot read as they lie (another byte order, gaps, a type to convert) are copied; the
+    copy does not count as workspace.
 
     The choice of the algorithm is remembered per set of arguments; the weights are packed in every call. Use
     `plan` to pack them once.
@@ -238,6 +238,7 @@ threads, workspace_limit
         algorithm,
         routes.thread_count(threads),
         workspace_limit,
+        packing=False,
     )
     if rigor in ("measure", "exhaustive"):
         route = routes.measured(
@@ -269,7 +270,7 @@ def explain(
     workspace_limit: int | None = None,
     dtype: npt.DTypeLike | None = None,
 ) -> Explanation:
-    """Say which algorithm a cross-correlation would use and why not another; runs nothing, needs no weights.
+    """Say which algorithm a plan would use and why not another; runs nothing, needs no weights.
 
     Parameters
     ----------
@@ -296,7 +297,7 @@ threads, workspace_limit
     Examples
     --------
     >>> import fastconv
-    >>> report = fastconv.explain((1, 64, 56, 56), (64, 64, 3, 3), padding=1)
+    >>> report = fastconv.explain((1, 64, 56, 56), (64, 64, 3, 3), padding=1, threads=1)
     >>> report.problem.word
     'n1c64h56w56_o64k3x3_s1p1d1g1_nchw_f32'
     >>> any(row.chosen for row in report.rows)

@@ -10,7 +10,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from oracle import Array, Case
+from oracle import Array, Case, check
 
 from fastconv import runtime
 from fastconv.algorithms import registry
@@ -50,6 +50,18 @@ def is_exact(algorithm: Algorithm, problem: Problem) -> bool:
     That is what the class "strict" may use: no transforms.
     """
     return algorithm.why_not(replace(problem, accuracy="strict"), Machine.host()) is None
+
+
+def promise(algorithm: Algorithm, problem: Problem, magnitude: Array) -> tuple[Array, float]:
+    """Return the magnitude and the factor of the published bound: each output's own, or the largest for all."""
+    if not algorithm.bound_is_local:
+        magnitude = np.full_like(magnitude, magnitude.max(initial=0))
+    return magnitude, algorithm.error_bound(problem)
+
+
+def judge(algorithm: Algorithm, problem: Problem, y: Array, expected: Array, magnitude: Array) -> None:
+    """Raise AssertionError unless the algorithm kept its published bound."""
+    check(problem, y, expected, *promise(algorithm, problem, magnitude))
 
 
 @contextmanager

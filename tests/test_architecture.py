@@ -35,18 +35,16 @@ LAYERS = (
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 
 #: The files of kernels/ that write LLVM instructions.
-EMITTERS = {
-    f"kernels/{name}" for name in ("simd", "gemm_tile", "epilogue", "atomics", "peak", "matrix_tiles")
+EMITTERS = {f"kernels/{name}" for name in ("simd", "epilogue", "atomics", "peak")} | {
+    name for name in FILES if name.startswith("kernels/") and name.endswith("_tile")
 }
 #: Ask the compiler for its version, or for the target it compiles for.
 KNOW_LLVM = EMITTERS | {"kernels/store", "machine"}
 
-PROBES = {"cpu_count", "process_cpu_count", "sched_getaffinity", "sysconf", "getloadavg", "processor"} | {
-    "get_host_cpu_name",
-    "get_host_cpu_features",
-    "virtual_memory",
-    "sysctlbyname",
-}
+PROBES = {
+    "cpu_count", "process_cpu_count", "sched_getaffinity", "sysconf", "getloadavg", "processor",
+    "get_host_cpu_name", "get_host_cpu_features", "virtual_memory", "sysctlbyname",
+}  # fmt: skip
 PROBED_FILES = ("/proc/cpuinfo", "/proc/meminfo", "/sys/")
 COMPILERS = {"njit", "jit", "cfunc", "vectorize", "guvectorize", "stencil", "jit_module"}
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from fastconv.compare.bench import Settings, bench_layer
 from fastconv.compare.data import make_arrays, reference_sample
 from fastconv.compare.layers import Layer
 from fastconv.compare.measuring import Effort, measure
-from fastconv.compare.peers import all_peers, select
+from fastconv.compare.peers import all_peers, openvino, select
 from fastconv.compare.peers.numpy_im2col import convolve
 from fastconv.compare.results import Entry, LayerResult
 from fastconv.problem import Problem
@@ -255,6 +257,23 @@ def test_peers_compute_the_same(name: str, word: str, functional: bool) -> None:
     for contestant in contestants:
         largest, l2 = sample.errors(contestant.result(contestant.call()))
         assert largest < 1e-5 and l2 < 5e-6, contestant.name
+
+
+@pytest.mark.peer
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="seen on Linux")
+def test_openvino_leaves_the_signal_stack_alone() -> None:
+    if reason := all_peers()["openvino"].missing():
+        pytest.skip(reason)
+
+    def stack() -> tuple[int | None, int, int]:
+        found = openvino._SignalStack()
+        ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found))
+        return found.address, found.flags, found.size
+
+    before, problem = stack(), Problem.parse(SMALL[0])
+    contestants = list(all_peers()["openvino"].contestants(problem, make_arrays(problem), functional=False))
+    contestants[0].call()
+    assert stack() == before
 
 
 @pytest.mark.parametrize("functional", [False, True])

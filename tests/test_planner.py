@@ -33,6 +33,7 @@ class Fake(Algorithm):
     """An algorithm that says what it is told to say, and writes down what it runs."""
 
     summary = "made up"
+    packing = 0.0
 
     def __init__(
         self,
@@ -57,6 +58,9 @@ class Fake(Algorithm):
 
     def cost(self, problem: Problem, machine: Machine, config: Any) -> float:
         return self.seconds[config.mr]
+
+    def packing_cost(self, problem: Problem) -> float:
+        return self.packing
 
     def error_bound(self, problem: Problem) -> float:
         return 1e-6
@@ -101,6 +105,19 @@ def test_the_smallest_estimate_within_the_limit_is_chosen() -> None:
     assert planner.choose(PROBLEM, MACHINE) == (QUICK, Tile(8), "estimate")
     roomy = dataclasses.replace(PROBLEM, workspace_limit=4000)
     assert planner.choose(roomy, MACHINE) == (ROOMY, Tile(1), "estimate")
+
+
+def test_a_call_counts_the_packing_of_its_weights_and_a_plan_does_not(
+    monkeypatch: pytest.MonkeyPatch, ran: list[str]
+) -> None:
+    slow_to_pack = Fake("slow_to_pack", {1: 1e-5})
+    slow_to_pack.packing = 1e-3
+    use(monkeypatch, slow_to_pack, QUICK)
+    assert fastconv.plan(X, W).algorithm == "slow_to_pack"
+    fastconv.conv2d(X, W)
+    assert ran == ["quick_8"]
+    report = fastconv.explain(X, W)
+    assert (report.chosen.algorithm, report.chosen.packing_seconds) == ("slow_to_pack", 1e-3)
 
 
 def test_of_equal_estimates_the_first_in_the_registry_wins(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,9 +258,10 @@ def test_an_explanation_is_a_table() -> None:
     assert lines[1] == "x (1, 2, 5, 5) w (3, 2, 3, 3) -> y (1, 3, 3, 3) float32, 0.000972 Mflop, 1 thread"
     assert lines[2] == "chosen: quick mr=8 (by estimate)"
     assert lines[4].split() == [
-        "algorithm", "predicted", "GFLOP/s", "workspace", "error", "bound", "setting,", "or", "why", "not",
+        "algorithm", "predicted", "GFLOP/s", "packing", "workspace", "error", "bound",
+        "setting,", "or", "why", "not",
     ]  # fmt: skip
-    assert lines[5].split() == ["*", "quick", "500", "us", "0.0", "80", "B", "1.0e-06", "mr=8"]
+    assert lines[5].split() == ["*", "quick", "500", "us", "0.0", "0", "us", "80", "B", "1.0e-06", "mr=8"]
     assert "1 s" in lines[8]
     assert "3.91 KiB" in lines[9]
     assert lines[10].endswith("needs a 1x1 kernel, got 3x3")

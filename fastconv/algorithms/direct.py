@@ -23,6 +23,7 @@ from fastconv.algorithms.geometry import (
     column_segments,
     context,
     pads_with_zeros,
+    rounding,
     row_map,
 )
 from fastconv.algorithms.interface import Algorithm, Layout
@@ -296,7 +297,7 @@ class Direct(Algorithm):
 
     def error_bound(self, problem: Problem) -> float:
         """One sequential FMA sum over all products, then bias and residual."""
-        return float(np.finfo(problem.compute_dtype).eps) * (problem.taps * problem.c // problem.groups + 3)
+        return rounding(problem) * (problem.taps * problem.c // problem.groups + 3)
 
     def workspace(self, problem: Problem, machine: Machine, config: Config) -> int:
         """One strip for each worker."""

@@ -71,6 +71,12 @@ def aligned_up(value: int, step: int) -> int:
     return -(-value // step) * step
 
 
+def rounding(problem: Problem) -> float:
+    """Return eps of the compute dtype: the unit of error bounds. Sums of integers are exact."""
+    dtype = np.dtype(problem.compute_dtype)
+    return float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0
+
+
 def pads_with_zeros(problem: Problem) -> bool:
     """Tell whether any output has a tap on zero padding."""
     return problem.padding_mode == "zeros" and any(problem.padding)

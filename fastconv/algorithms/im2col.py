@@ -23,6 +23,7 @@ from fastconv.algorithms.geometry import (
     context,
     one_item,
     pads_with_zeros,
+    rounding,
     row_map,
 )
 from fastconv.algorithms.interface import Algorithm, Layout
@@ -259,7 +260,7 @@ class Im2col(Algorithm):
 
     def error_bound(self, problem: Problem) -> float:
         """One sequential FMA sum over all products, then bias and residual."""
-        return float(np.finfo(problem.compute_dtype).eps) * (problem.taps * problem.c // problem.groups + 3)
+        return rounding(problem) * (problem.taps * problem.c // problem.groups + 3)
 
     def workspace(self, problem: Problem, machine: Machine, config: Config) -> int:
         """One panel and its partial sums for each worker."""

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms import tiles
-from fastconv.algorithms.geometry import aligned_up, column_segments, context, one_item
+from fastconv.algorithms.geometry import aligned_up, column_segments, context, one_item, rounding
 from fastconv.algorithms.interface import Algorithm, Layout
 from fastconv.algorithms.weights import WeightLayout
 from fastconv.arrays import address
@@ -226,7 +226,7 @@ class Pointwise(Algorithm):
 
     def error_bound(self, problem: Problem) -> float:
         """One sequential FMA sum over the channels, then bias and residual."""
-        return float(np.finfo(problem.compute_dtype).eps) * (problem.c + 3)
+        return rounding(problem) * (problem.c + 3)
 
     def workspace(self, problem: Problem, machine: Machine, config: Config) -> int:
         """One block of pixels for each worker."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms import tiles
-from fastconv.algorithms.geometry import column_map, context, row_map
+from fastconv.algorithms.geometry import column_map, context, rounding, row_map
 from fastconv.algorithms.interface import Algorithm, Layout
 from fastconv.arrays import address
 from fastconv.kernels.jit import device, task_factory
@@ -132,7 +132,7 @@ class Reference(Algorithm):
 
     def error_bound(self, problem: Problem) -> float:
         """One rounding of a sum in double precision; of a float64 problem, that sum itself."""
-        eps = float(np.finfo(problem.compute_dtype).eps)
+        eps = rounding(problem)
         terms = problem.taps * problem.c // problem.groups + 3
         return eps * terms if problem.compute_dtype == "float64" else eps
 

@@ -37,12 +37,19 @@ from fastconv.problem import Problem
 Task = Callable[[int, int, int], None]
 
 
+#: Bytes per cycle of transformed weights that stream from L3 or memory (measured 3 to 4: every panel is a new page
+#: for the prefetcher; asking for the next panel ahead of time made it slower).
+WEIGHT_RATE = 4.0
 #: Time to transform one 3x3 kernel of one channel on one core (measured).
 SECONDS_PER_KERNEL = 45e-9
 
 
 class Config(NamedTuple):
-    """Outputs of a tile's side, register tile, tiles of a block (rows, columns), parts of the output channels."""
+    """Outputs of a tile's side, register tile, tiles of a block (rows, columns), parts of the output channels.
+
+    `gather` is how many blocks of output channels are multiplied plane by plane before any is transformed back: 1
+    keeps M in L2; all of them read the transformed weights once and each plane of V once, where those are large.
+    """
 
     m: int
     mr: int
@@ -50,6 +57,7 @@ class Config(NamedTuple):
     rows: int
     columns: int
     splits: int
+    gather: int = 1
 
 
 @task_factory
@@ -128,7 +136,7 @@ def winograd(m: int, mr: int, nv: int, lanes: int, dtype: str, activation: str, 
         groups, down, across, splits, per_split, o_blocks, rows, columns, th, tw = words(ctx + 80, 10)
         oh, ow, h, w, top, left, k, per_group, strip_pixel, v_row = words(ctx + 160, 10)
         v_step, u_bytes, x_image, x_row, x_pixel, x_channel, y_image, y_row, y_pixel, y_channel = words(ctx + 240, 10)
-        v_at, m_at, out_at, copy_offset = words(ctx + 320, 4)
+        v_at, m_at, out_at, copy_offset, gather = words(ctx + 320, 5)
         split, rest = i % splits, i // splits
         bx, rest = rest % across, rest // across
         by, rest = rest % down, rest // down
@@ -186,8 +194,11 @@ def winograd(m: int, mr: int, nv: int, lanes: int, dtype: str, activation: str, 
             zero_bytes(v + xi * v_step + count * v_row, slack * v_row)
         exact = load("int64", scratch) != 0
         m_step = (count + slack) * width * size
-        for block_o in range(split * per_split, min((split + 1) * per_split, o_blocks)):
+        last = min((split + 1) * per_split, o_blocks)
+        for block_o in range(split * per_split, last):
             panel = group * o_blocks + block_o
+            ahead = (block_o - split * per_split) % gather
+            produced = products + ahead * t * t * m_step
             if exact:
                 for o in range(min(width, per_group - block_o * width)):
                     channel = block_o * width + o
@@ -210,20 +221,23 @@ def winograd(m: int, mr: int, nv: int, lanes: int, dtype: str, activation: str, 
                             held = residual + (out - y) if residual != 0 else 0
                             transpose_block(dtype, lanes, activation, products, 0, out, size, held, 1, 1, 1)
                 continue
-            for xi in range(t * t):
-                for tile in range(0, count, mr):
-                    brgemm(
-                        mr, nv, lanes, dtype, "n", none,
-                        v + xi * v_step + tile * v_row, v_row, size,
-                        weights + panel * u_bytes + xi * k * width * size, width * size, table, 1, k,
-                        products + xi * m_step + tile * width * size, 0, width * size, mr, full, zeros, 0, 0,
-                    )  # fmt: skip
+            if ahead == 0:
+                for xi in range(t * t):
+                    for other in range(min(gather, last - block_o)):
+                        to = produced + (other * t * t + xi) * m_step
+                        u = weights + (panel + other) * u_bytes + xi * k * width * size
+                        for tile in range(0, count, mr):
+                            brgemm(
+                                mr, nv, lanes, dtype, "n", none,
+                                v + xi * v_step + tile * v_row, v_row, size, u, width * size, table, 1, k,
+                                to + tile * width * size, 0, width * size, mr, full, zeros, 0, 0,
+                            )  # fmt: skip
             live_o = min(width, per_group - block_o * width)
             for tile in range(count):
                 row, column = (ty + tile // nw) * m, (tx + tile % nw) * m
                 live_rows, live_cols = min(m, oh - row), min(m, ow - column)
                 for o in range(0, live_o, lanes):
-                    product = products + tile * width * size + o * size
+                    product = produced + tile * width * size + o * size
                     held_bias = bias + (panel * width + o) * size
                     if planar != 0:
                         out = outputs + ((tile // nw * m * nw + tile % nw) * m * width + o) * size
@@ -279,7 +293,8 @@ class _Sizes:
         strip = (config.rows * m + 2) * (config.columns * m + 2) * self.strip_pixel
         self.v_at = aligned_up(64 + strip, 64)
         self.m_at = self.v_at + self.planes * self.v_step
-        self.out_at = self.m_at + aligned_up(self.planes * count * self.width * self.size, 64)
+        self.m_bytes = config.gather * self.planes * count * self.width * self.size
+        self.out_at = self.m_at + aligned_up(self.m_bytes, 64)
         outputs = config.rows * m * config.columns * m * self.width * self.size
         self.scratch = self.out_at + (outputs if problem.layout == "NCHW" else 0)
         self.o_blocks = -(-self.per_group // self.width)
@@ -314,26 +329,32 @@ class Winograd(Algorithm):
         lanes = machine.lanes(problem.compute_dtype)
         sides = (2, 4, 6) if problem.accuracy == "fast" else (2, 4)
         choices = {
-            config: None for m in sides for share in (2, 4) for config in self._blocks(problem, machine, m, share, lanes)
+            config: None
+            for m in sides
+            for share in (0.5, 1, 2, 4)
+            for config in self._blocks(problem, machine, m, share, lanes)
         }
         return tuple(sorted(choices, key=lambda config: self.cost(problem, machine, config))[:4])
 
-    def _blocks(self, problem: Problem, machine: Machine, m: int, share: int, lanes: int) -> list[Config]:
-        """Return configs whose V fills 1/`share` of L2."""
+    def _blocks(
+        self, problem: Problem, machine: Machine, m: int, share: float, lanes: int
+    ) -> list[Config]:
+        """Return configs whose V fills 1/`share` of L2, or the whole of it and more where planes are gathered."""
         channels, per_group = problem.c // problem.groups, problem.o // problem.groups
         size = np.dtype(problem.compute_dtype).itemsize
         th, tw = -(-problem.oh // m), -(-problem.ow // m)
-        most = max(machine.l2_bytes // share // ((m + 2) ** 2 * channels * size), 6)
+        most = max(int(machine.l2_bytes / share) // ((m + 2) ** 2 * channels * size), 6)
         columns = _even(tw, most)
         rows = _even(th, max(most // columns, 1))
-        splits = 1
         blocks = problem.n * problem.groups * -(-th // rows) * -(-tw // columns)
         found = []
         for tile in tiles.best_tiles(machine, rows * columns, per_group, channels, lanes, keep=3):
             o_blocks = -(-per_group // (tile.nv * lanes))
+            splits = 1
             if problem.threads > 1 and blocks < 2 * problem.threads:
                 splits = min(o_blocks, -(-2 * problem.threads // max(blocks, 1)))
-            found.append(Config(m, *tile, rows, columns, splits))
+            for gather in {1, -(-o_blocks // splits)}:
+                found.append(Config(m, *tile, rows, columns, splits, gather))
         return found
 
     def cost(self, problem: Problem, machine: Machine, config: Config) -> float:
@@ -348,8 +369,15 @@ class Winograd(Algorithm):
         vectors_in = count * s.planes * -(-s.channels // lanes) * config.splits
         vectors_out = count * s.planes * -(-s.per_group // lanes)
         weight_bytes = s.planes * s.channels * s.per_group * s.size
-        far = weight_bytes / tiles.FAR_RATE if weight_bytes > machine.l2_bytes // 2 else 0.0
-        block = max(products, far) + turn * (vectors_in + vectors_out) + 0.25 * far
+        far = weight_bytes / WEIGHT_RATE if weight_bytes > machine.l2_bytes // 2 else 0.0
+        v_bytes = s.planes * s.v_step
+        # What does not stay in L2 is written there and read back: V once per gathered group, M once.
+        rounds = -(-s.o_blocks // (config.splits * config.gather))
+        if v_bytes + s.m_bytes / config.gather > 0.8 * machine.l2_bytes:
+            far += (v_bytes * (1 + rounds)) * config.splits / tiles.FAR_RATE
+        if config.gather > 1 and v_bytes + s.m_bytes > 0.8 * machine.l2_bytes:
+            far += 2 * s.m_bytes * config.splits / tiles.FAR_RATE
+        block = max(products, far) + 0.3 * min(products, far) + turn * (vectors_in + vectors_out)
         blocks = problem.n * problem.groups * s.down * s.across
         return tiles.seconds(problem, block * blocks, blocks * config.splits)
 
@@ -392,7 +420,7 @@ class Winograd(Algorithm):
             *(config.rows, config.columns, s.th, s.tw, problem.oh, problem.ow, problem.h, problem.w),
             *(problem.padding[0], problem.padding[2], s.channels, s.per_group, s.strip_pixel, s.v_row),
             *(s.v_step, s.planes * s.channels * s.width * s.size, x_image, x_row, x_pixel, x_channel),
-            *(y_image, y_row, y_pixel, y_channel, s.v_at, s.m_at, s.out_at, weights.copy_offset),
+            *(y_image, y_row, y_pixel, y_channel, s.v_at, s.m_at, s.out_at, weights.copy_offset, config.gather),
         )
         planar = int(problem.layout == "NCHW")
         kernel = winograd(

@@ -22,7 +22,10 @@ class Row:
     reason : str
         Why it cannot be used; empty when it can.
     seconds : float
-        Predicted time; infinite when it cannot compute the problem.
+        Predicted time with packed weights; infinite when it cannot compute the problem.
+    packing_seconds : float
+        Predicted time of packing the weights: once per plan, and in every call of `conv2d`, which counts it
+        when it chooses.
     workspace_bytes : int
         Scratch memory.
     error_bound : float
@@ -36,6 +39,7 @@ class Row:
     accepted: bool
     reason: str
     seconds: float
+    packing_seconds: float
     workspace_bytes: int
     error_bound: float
     chosen: bool
@@ -73,7 +77,16 @@ class Explanation:
             "",
         ]
         table: list[tuple[str, ...]] = [
-            ("", "algorithm", "predicted", "GFLOP/s", "workspace", "error bound", "setting, or why not")
+            (
+                "",
+                "algorithm",
+                "predicted",
+                "GFLOP/s",
+                "packing",
+                "workspace",
+                "error bound",
+                "setting, or why not",
+            )
         ]
         table += [self._cells(row) for row in self.rows]
         widths = [max(len(cells[column]) for cells in table) for column in range(len(table[0]) - 1)]
@@ -87,6 +100,7 @@ class Explanation:
             row.algorithm,
             _time(row.seconds) if known else "-",
             f"{self.problem.flop / max(row.seconds, 1e-9) / 1e9:.1f}" if known else "-",
+            _time(row.packing_seconds) if known else "-",
             _size(row.workspace_bytes) if known else "-",
             f"{row.error_bound:.1e}" if known else "-",
             row.config if row.accepted else row.reason,
@@ -116,6 +130,7 @@ def _row(candidate: Candidate, problem: Problem, choice: Choice) -> Row:
         accepted=candidate.refusal is None,
         reason=candidate.refusal or "",
         seconds=candidate.seconds,
+        packing_seconds=candidate.packing_seconds,
         workspace_bytes=candidate.workspace_bytes,
         error_bound=float("nan") if candidate.config is None else algorithm.error_bound(problem),
         chosen=(algorithm.name, candidate.config) == (choice.algorithm.name, choice.config),

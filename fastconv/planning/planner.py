@@ -44,6 +44,7 @@ class Candidate:
     algorithm: Algorithm
     config: Config | None
     seconds: float
+    packing_seconds: float
     workspace_bytes: int
     refusal: str | None
 
@@ -53,7 +54,9 @@ def survey(problem: Problem, machine: Machine) -> list[Candidate]:
     return [row for algorithm in registry.all().values() for row in _asked(algorithm, problem, machine)]
 
 
-def ranked(problem: Problem, machine: Machine, algorithm: str = AUTO) -> list[Candidate]:
+def ranked(
+    problem: Problem, machine: Machine, algorithm: str = AUTO, *, packing: bool = False
+) -> list[Candidate]:
     """Return the candidates that can be used, the fastest by estimate first.
 
     Parameters
@@ -62,6 +65,8 @@ def ranked(problem: Problem, machine: Machine, algorithm: str = AUTO) -> list[Ca
     machine : Machine
     algorithm : str
         "auto", or the name of the only algorithm to consider.
+    packing : bool
+        Whether packing the weights counts too, as in a call that uses them once.
 
     Raises
     ------
@@ -77,7 +82,7 @@ def ranked(problem: Problem, machine: Machine, algorithm: str = AUTO) -> list[Ca
     if not usable:
         raise _refusal(rows, problem, algorithm)
     # Equal estimates keep the order of the registry: sorting is stable.
-    return sorted(usable, key=lambda row: row.seconds)
+    return sorted(usable, key=lambda row: row.seconds + packing * row.packing_seconds)
 
 
 def as_planned(problem: Problem) -> Problem:
@@ -85,9 +90,9 @@ def as_planned(problem: Problem) -> Problem:
     return problem if problem.n else replace(problem, n=1)
 
 
-def choose(problem: Problem, machine: Machine, algorithm: str = AUTO) -> Choice:
-    """Return the choice by estimate, or the forced one; raises as `ranked` does."""
-    best = ranked(problem, machine, algorithm)[0]
+def choose(problem: Problem, machine: Machine, algorithm: str = AUTO, *, packing: bool = False) -> Choice:
+    """Return the choice by estimate, or the forced one; takes and raises what `ranked` does."""
+    best = ranked(problem, machine, algorithm, packing=packing)[0]
     return _choice(best, "estimate" if algorithm == AUTO else "forced")
 
 
@@ -149,13 +154,15 @@ def _instead(problem: Problem, machine: Machine, choice: Choice, refused: list[s
 def _asked(algorithm: Algorithm, problem: Problem, machine: Machine) -> list[Candidate]:
     reason = algorithm.why_not(problem, machine)
     if reason is not None:
-        return [Candidate(algorithm, None, float("inf"), 0, reason)]
+        return [Candidate(algorithm, None, float("inf"), 0.0, 0, reason)]
+    packing = algorithm.packing_cost(problem)
     rows = []
     for config in algorithm.configs(problem, machine):
         needed = algorithm.workspace(problem, machine, config)
         over = f"needs {needed} bytes of workspace, workspace_limit is {problem.workspace_limit}"
         refusal = over if needed > problem.workspace_limit else None
-        rows.append(Candidate(algorithm, config, algorithm.cost(problem, machine, config), needed, refusal))
+        seconds = algorithm.cost(problem, machine, config)
+        rows.append(Candidate(algorithm, config, seconds, packing, needed, refusal))
     return rows
 
 

@@ -39,8 +39,12 @@ def find(
     algorithm: str,
     threads: int,
     workspace_limit: object,
+    packing: bool = True,
 ) -> Route:
-    """Return the Route of a call: validate its arguments, name the Problem, choose the algorithm."""
+    """Return the Route of a call: validate its arguments, name the Problem, choose the algorithm.
+
+    `packing` says that the call packs its weights itself, so that the choice has to count that too.
+    """
     arrays.supported("x", x_dtype)
     if x_dtype.name != w_dtype.name:
         raise ValueError(f"x and w must have the same dtype, got {x_dtype.name} and {w_dtype.name}")
@@ -65,7 +69,7 @@ def find(
     if bias is not None:
         arguments.check_bias(bias[0], bias[1].name, problem)
     machine = Machine.host()
-    choice = planner.choose(planner.as_planned(problem), machine, algorithm)
+    choice = planner.choose(planner.as_planned(problem), machine, algorithm, packing=packing)
     return Route(problem, machine, choice, len(x_shape) == 3)
 
 

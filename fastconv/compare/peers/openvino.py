@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -65,7 +68,8 @@ def _contestant(problem: Problem, arrays: Arrays, layout: str) -> Contestant:
         # Left alone it computes in bfloat16 where the CPU has tiles for it.
         "INFERENCE_PRECISION_HINT": "f32",
     }
-    compiled = openvino.Core().compile_model(_model(problem, arrays, layout), "CPU", settings)
+    with _signal_stack_kept():
+        compiled = openvino.Core().compile_model(_model(problem, arrays, layout), "CPU", settings)
     request = compiled.create_infer_request()
     x = openvino.Tensor(arrays.x_in(layout), shared_memory=True)
     request.set_input_tensor(x)
@@ -77,6 +81,29 @@ def _contestant(problem: Problem, arrays: Arrays, layout: str) -> Contestant:
         result=lambda _: to_nchw(request.get_output_tensor().data, layout),
         keep=(x,),
     )
+
+
+class _SignalStack(ctypes.Structure):
+    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextmanager
+def _signal_stack_kept() -> Iterator[None]:
+    """Give back the alternate stack for signals that was there before.
+
+    OpenVINO puts its own in place, with room for little more than the registers. Once another library uses
+    AMX tiles, Python's handler overflows it: Ctrl-C would end in a segmentation fault.
+    """
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    exchange = ctypes.CDLL(None).sigaltstack
+    before = _SignalStack()
+    exchange(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        exchange(ctypes.byref(before), None)
 
 
 PEER = OpenVino()
