@@ -215,7 +215,10 @@ def check(p: Problem, y: Array, expected: Array, magnitude: Array, bound: float)
     worst = excess(p, y, expected, magnitude, bound)
     if not worst <= 1:
         error = np.abs(y.astype(np.float64) - expected.astype(np.float64))
-        at = tuple(int(i) for i in np.unravel_index(int(np.nanargmax(np.where(np.isfinite(y), error, np.inf))), y.shape))
+        at = tuple(
+            int(i)
+            for i in np.unravel_index(int(np.nanargmax(np.where(np.isfinite(y), error, np.inf))), y.shape)
+        )
         raise AssertionError(
             f"{p.word}: {worst:.3g} times the allowed error; at {at} got {y[at]!r}, expected {expected[at]!r}"
         )

@@ -1,5 +1,6 @@
 """The problems every algorithm is tried on: sizes around tile edges, every argument, every bug others had.
 
+Output channels take few values: each register tile is a kernel to compile.
 C != O, H != W, kh != kw and sh != sw wherever the point is not their being equal: mixed-up axes then show.
 """
 
@@ -7,37 +8,37 @@ from __future__ import annotations
 
 _BOTH = (
     # 1x1: one pixel, edges of tiles, strides, many channels
-    "n1c1h1w1_o4k1x1_s1p0d1g1",
+    "n1c1h1w1_o7k1x1_s1p0d1g1",
     "n2c17h5w7_o33k1x1_s1p0d1g1 bias residual",
-    "n1c33h13w11_o15k1x1_s2x3p0d1g1",
+    "n1c33h13w11_o20k1x1_s2x3p0d1g1",
     "n1c9h31w33_o20k1x1_s1p0d1g1 relu bias",
-    "n3c70h6w5_o37k1x1_s3x1p0d1g1",
-    "n1c5h4w6_o6k1x1_s1p2.1.0.3d1g1 bias",
+    "n3c70h6w5_o33k1x1_s3x1p0d1g1",
+    "n1c5h4w6_o7k1x1_s1p2.1.0.3d1g1 bias",
     # 3x3 and larger: edges of tiles
-    "n1c3h8w9_o5k3x3_s1p1d1g1",
+    "n1c3h8w9_o7k3x3_s1p1d1g1",
     "n2c5h13w17_o7k3x3_s1p1d1g1 relu bias",
-    "n1c16h15w14_o32k3x3_s2p1d1g1",
-    "n1c17h16w33_o31k3x3_s1p1d1g1 residual",
-    "n1c31h32w31_o17k3x3_s1p1.0.0.1d1g1 bias residual",
+    "n1c16h15w14_o33k3x3_s2p1d1g1",
+    "n1c17h16w33_o33k3x3_s1p1d1g1 residual",
+    "n1c31h32w31_o20k3x3_s1p1.0.0.1d1g1 bias residual",
     "n2c32h20w22_o33k3x3_s1p0d1g1",
-    "n1c4h10w9_o6k2x5_s3x2p1.2.0.3d1g1 bias",
+    "n1c4h10w9_o7k2x5_s3x2p1.2.0.3d1g1 bias",
     "n1c2h32w31_o3k7x5_s2p3d1g1",
     "n1c32h7w6_o33k5x4_s1p2d1g1",
     # more channels than one run, and a sum longer than one panel
-    "n1c130h6w7_o18k3x3_s1p1d1g1",
-    "n1c1100h3w4_o5k3x3_s1p0d1g1 bias residual",
+    "n1c130h6w7_o20k3x3_s1p1d1g1",
+    "n1c1100h3w4_o7k3x3_s1p0d1g1 bias residual",
     # kernel as large as the image, strides beyond the kernel, padding beyond the image
-    "n2c3h6w5_o4k6x5_s1p0d1g1",
-    "n1c3h13w17_o6k2x3_s5x4p0d1g1",
-    "n1c3h4w5_o5k3x2_s2x3p5.4.3.6d1g1 bias",
+    "n2c3h6w5_o7k6x5_s1p0d1g1",
+    "n1c3h13w17_o7k2x3_s5x4p0d1g1",
+    "n1c3h4w5_o7k3x2_s2x3p5.4.3.6d1g1 bias",
     "n1c2h1w1_o3k125x1_s2p63.63.0.0d1g1",
     "n1c1h9w8_o2k51x51_s1p25d1g1",
     "n1c5h33w1_o7k3x1_s1p1.1.0.0d1g1",
-    "n1c6h1w35_o4k1x3_s1x2p0.0.1.1d1g1",
+    "n1c6h1w35_o7k1x3_s1x2p0.0.1.1d1g1",
     # dilation
-    "n1c3h10w9_o4k3x3_s1p4d4g1",
-    "n1c5h7w16_o6k2x3_s2x1p3.2.5.0d3x2g1 bias",
-    "n1c4h23w19_o5k3x3_s2x3p6d5x4g1",
+    "n1c3h10w9_o7k3x3_s1p4d4g1",
+    "n1c5h7w16_o7k2x3_s2x1p3.2.5.0d3x2g1 bias",
+    "n1c4h23w19_o7k3x3_s2x3p6d5x4g1",
     # groups, depthwise, channel multipliers
     "n1c8h9w7_o12k3x3_s1p1d1g4 bias",
     "n2c17h9w13_o17k3x3_s1p1d1g17 relu bias",
@@ -51,15 +52,15 @@ _BOTH = (
     "n1c3h21w35_o20k3x3_s2p1d1g1",
     "n1c1h30w17_o3k3x7_s1p0d1g1 relu",
     # the other padding modes
-    "n1c3h7w6_o4k3x5_s1p2d1g1 reflect",
+    "n1c3h7w6_o7k3x5_s1p2d1g1 reflect",
     "n1c2h8w5_o3k5x3_s2x1p7.3.4.1d1g1 reflect bias",
-    "n1c3h7w6_o4k3x5_s1p2d1g1 symmetric",
+    "n1c3h7w6_o7k3x5_s1p2d1g1 symmetric",
     "n1c2h5w9_o3k3x3_s1x2p5.2.9.4d2x1g1 symmetric residual",
-    "n1c3h7w6_o4k3x5_s1p2d1g1 replicate",
+    "n1c3h7w6_o7k3x5_s1p2d1g1 replicate",
     "n1c2h3w4_o3k3x3_s1p8.9.7.10d1g1 replicate",
-    "n1c3h7w6_o4k3x5_s1p2d1g1 circular",
+    "n1c3h7w6_o7k3x5_s1p2d1g1 circular",
     "n2c4h5w9_o6k3x4_s2x1p5.1.0.9d1g2 circular relu bias",
-    "n1c3h1w1_o4k3x3_s1p1d1g1 circular",
+    "n1c3h1w1_o7k3x3_s1p1d1g1 circular",
     "n1c9h12w10_o9k3x3_s1p1d1g9 replicate",
 )
 
@@ -76,11 +77,13 @@ def _small() -> list[str]:
     found = []
     for i in range(1, 11):
         kernel = f"k{min(i, 1 + i % 4)}x{min(11 - i, 1 + i % 3)}"
-        found.append(f"n{1 + i % 2}c{3 * i % 7 + 1}h{i}w{11 - i}_o{5 * i % 9 + 1}{kernel}_s{1 + i % 2}x1p{i % 3}d1g1")
+        found.append(
+            f"n{1 + i % 2}c{3 * i % 7 + 1}h{i}w{11 - i}_o{(3, 7)[i % 2]}{kernel}_s{1 + i % 2}x1p{i % 3}d1g1"
+        )
     return found
 
 
-_OTHER_DTYPES = (0, 1, 2, 7, 10, 12, 15, 19, 25, 28, 31, 38, 44)
+_OTHER_DTYPES = (1, 2, 7, 12, 18, 25, 28, 43)
 
 #: float32 in both layouts, then float64 and sums of integers on every few of them.
 PROBLEMS = tuple(

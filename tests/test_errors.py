@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import fastconv
 from fastconv import arguments
@@ -487,6 +489,26 @@ def test_problem_fields_must_be_ints(name: str, value: object) -> None:
 def test_no_invalid_problem_exists(change: dict[str, Any], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         Problem(**({"n": 1, "c": 1, "h": 1, "w": 1, "o": 1, "kh": 1, "kw": 1} | change))
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=3),
+    lambda inner: st.lists(inner, max_size=4) | st.lists(inner, max_size=4).map(tuple),
+    max_leaves=6,
+)
+WORDS = ("stride", "padding", "dilation", "groups", "layout", "weight_layout", "padding_mode", "activation")
+
+
+@given(
+    st.dictionaries(st.sampled_from((*WORDS, "accuracy", "threads", "workspace_limit")), ANYTHING, max_size=3)
+)
+def test_whatever_is_written_is_read_or_refused(words: dict[str, Any]) -> None:
+    try:
+        problem = arguments.problem(X.shape, W.shape, **words)
+    except (TypeError, ValueError) as refusal:
+        assert len(str(refusal)) > 20
+    else:
+        assert Problem.parse(problem.word) == problem
 
 
 def test_an_error_is_the_same_after_a_success() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 import fastconv
 from fastconv.algorithms import registry
-from fastconv.algorithms.interface import Algorithm, Layout, WeightsNotFinite
+from fastconv.algorithms.interface import Algorithm, Layout, WeightsNotFiniteError
 from fastconv.machine import Machine
 from fastconv.planning import measuring, planner, routes, tuner
 from fastconv.planning.explain import explained
@@ -74,7 +74,7 @@ class Fake(Algorithm):
 
     def prepare(self, layout: Layout, weights: Any, bias: Any, threads: int = 1) -> Any:
         if layout.pads_with_zeros and not np.isfinite(weights).all():
-            raise WeightsNotFinite
+            raise WeightsNotFiniteError
         return super().prepare(layout, weights, bias, threads)
 
 

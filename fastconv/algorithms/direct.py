@@ -124,7 +124,9 @@ def direct_nchw(mr: int, nv: int, lanes: int, dtype: str, activation: str) -> Ta
     def task(ctx: int, i: int, scratch: int) -> None:
         x, y, residual, weights, bias, table, rows_in, cols_in, items, k = words(ctx, 10)
         groups, blocks, splits, per_split, o_blocks, rows, oh, ow, kh, per_group = words(ctx + 80, 10)
-        sh, sw, dh, channels, padded_channels, block_bytes, left, inner, phase_rows, pitch = words(ctx + 160, 10)
+        sh, sw, dh, channels, padded_channels, block_bytes, left, inner, phase_rows, pitch = words(
+            ctx + 160, 10
+        )
         x_row, x_plane, x_image, plane, y_row, y_plane, y_image, room, tile_room, slack = words(ctx + 240, 10)
         split, rest = i % splits, i // splits
         block, rest = rest % blocks, rest // blocks
@@ -222,11 +224,13 @@ def _segments_room(problem: Problem, s: _Sizes, config: Config, lanes: int) -> i
     return aligned_up(count * _segment_bytes(problem, s, config, lanes), 64)
 
 
-class Direct(Algorithm):
+class Direct(Algorithm[Config]):
     """See the head of this file."""
 
     name = "direct"
-    summary = "batch-reduce GEMM over kernel taps from a packed strip of rows; any stride, dilation and padding"
+    summary = (
+        "batch-reduce GEMM over kernel taps from a packed strip of rows; any stride, dilation and padding"
+    )
 
     def why_not(self, problem: Problem, machine: Machine) -> str | None:
         """Refuse only what makes no strip: a row block so wide that one output row exceeds the workspace limit."""
@@ -253,7 +257,9 @@ class Direct(Algorithm):
         """Return `tile` with even strips that fit, each cut `cuts` times, and further while threads would be idle."""
         # A strip and its outputs stay in L2 while all channels pass over them: outputs that leave in between cost
         # 20 % of 1x1, 64 -> 256 at 56x56. Weights that do not fit are read once per strip: then taller strips pay.
-        room = machine.l2_bytes // 4 if problem.w_bytes <= machine.l2_bytes // 2 else machine.l2_bytes * 5 // 8
+        room = (
+            machine.l2_bytes // 4 if problem.w_bytes <= machine.l2_bytes // 2 else machine.l2_bytes * 5 // 8
+        )
         out = problem.ow * problem.o * s.size
         one = _strip_bytes(problem, s, Config(*tile, 1, 1), lanes) + out
         two = _strip_bytes(problem, s, Config(*tile, 2, 1), lanes) + 2 * out
@@ -389,7 +395,12 @@ def _nchw(problem: Problem, config: Config, lanes: int, scratch: int, seconds: f
         *(problem.groups, blocks, config.splits, -(-weights.blocks // config.splits), weights.blocks),
         *(config.rows, problem.oh, problem.ow, problem.kh, s.per_group),
         *(sh, sw, dh, s.channels, s.padded_channels, weights.block_bytes, left, inner, phase_rows, pitch),
-        *(problem.w * s.size, problem.h * problem.w * s.size, problem.c * problem.h * problem.w * s.size, plane),
+        *(
+            problem.w * s.size,
+            problem.h * problem.w * s.size,
+            problem.c * problem.h * problem.w * s.size,
+            plane,
+        ),
         *(y_row, problem.oh * y_row, problem.o * problem.oh * y_row),
         *(_segments_room(problem, s, config, lanes), _segment_bytes(problem, s, config, lanes)),
         _slack_bytes(s, config, lanes),

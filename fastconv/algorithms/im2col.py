@@ -44,7 +44,7 @@ class Config(NamedTuple):
 
     mr: int
     nv: int
-    count: int
+    portion: int
     depth: int
 
 
@@ -87,7 +87,9 @@ def im2col_nhwc(mr: int, nv: int, lanes: int, dtype: str, activation: str) -> Ta
     def task(ctx: int, i: int, scratch: int) -> None:
         x, y, residual, weights, bias, table, row_map, col_map, full, tail = words(ctx, 10)
         groups, count, total, oh, ow, sh, sw, dh, dw, kw = words(ctx + 80, 10)
-        k, depth, channels, o_blocks, block_bytes, window, x_image, x_row, x_pixel, y_pixel = words(ctx + 160, 10)
+        k, depth, channels, o_blocks, block_bytes, window, x_image, x_row, x_pixel, y_pixel = words(
+            ctx + 160, 10
+        )
         (y_group,) = words(ctx + 240, 1)
         group = i % groups
         first = i // groups * count * mr
@@ -173,7 +175,9 @@ def im2col_nchw(mr: int, nv: int, lanes: int, dtype: str, activation: str) -> Ta
         for t in range(tiles_here):
             end = scratch + t * tile_room
             for j in range(nv):
-                end = write_segments(end, t * width + j * lanes, lanes, last - first, last - first, 1, 0, size)
+                end = write_segments(
+                    end, t * width + j * lanes, lanes, last - first, last - first, 1, 0, size
+                )
         for start in range(0, k, depth):
             stop = min(start + depth, k)
             for kk in range(start, stop):
@@ -214,7 +218,7 @@ class _Sizes:
         self.outputs = images * problem.oh * problem.ow
 
 
-class Im2col(Algorithm):
+class Im2col(Algorithm[Config]):
     """See the head of this file."""
 
     name = "im2col"
@@ -232,7 +236,9 @@ class Im2col(Algorithm):
         found = tiles.best_tiles(machine, *sides, s.k, lanes, keep=3)
         return tuple(self._with_panel(problem, machine, s, tile, lanes) for tile in found)
 
-    def _with_panel(self, problem: Problem, machine: Machine, s: _Sizes, tile: tiles.Tile, lanes: int) -> Config:
+    def _with_panel(
+        self, problem: Problem, machine: Machine, s: _Sizes, tile: tiles.Tile, lanes: int
+    ) -> Config:
         room = machine.l2_bytes // 4
         unit = tile.mr if s.nhwc else tile.nv * lanes
         depth = min(s.k, max(256, room // (unit * s.size)))
@@ -255,8 +261,10 @@ class Im2col(Algorithm):
         packing = s.outputs * s.k * (8.0 / run + s.size / 16.0)
         pieces = problem.groups * (1 if s.nhwc else problem.n)
         unit = config.mr if s.nhwc else config.nv * lanes
-        tasks = pieces * -(-s.outputs // (unit * config.count))
-        return tiles.seconds(problem, pieces * (products + packing), tasks)
+        tasks = pieces * -(-s.outputs // (unit * config.portion))
+        weight_bytes = s.k * s.per_group * s.size
+        far = tasks * weight_bytes / tiles.FAR_RATE if weight_bytes > machine.l2_bytes // 2 else 0.0
+        return tiles.seconds(problem, pieces * (products + packing) + 0.3 * far, tasks)
 
     def error_bound(self, problem: Problem) -> float:
         """One sequential FMA sum over all products, then bias and residual."""
@@ -270,9 +278,9 @@ class Im2col(Algorithm):
         s = _Sizes(problem)
         width = config.nv * machine.lanes(problem.compute_dtype)
         blocks = -(-s.per_group // (width if s.nhwc else config.mr))
-        sums = config.count * blocks * config.mr * width * s.size if config.depth < s.k else 0
+        sums = config.portion * blocks * config.mr * width * s.size if config.depth < s.k else 0
         if s.nhwc:
-            return config.count * config.mr * _window(s, config) + sums
+            return config.portion * config.mr * _window(s, config) + sums
         return _room(config) + config.depth * _pitch(s, config, width) + sums
 
     def layout(self, problem: Problem, machine: Machine, config: Config) -> Layout:
@@ -290,12 +298,12 @@ def _window(s: _Sizes, config: Config) -> int:
 
 def _pitch(s: _Sizes, config: Config, width: int) -> int:
     """Return the bytes from one NCHW run of columns to the next: an odd number of lines, against set conflicts."""
-    return (aligned_up(config.count * width * s.size, 64) // 64 | 1) * 64
+    return (aligned_up(config.portion * width * s.size, 64) // 64 | 1) * 64
 
 
 def _room(config: Config) -> int:
     """Return the bytes before the panel of an NCHW task."""
-    return aligned_up(config.count * config.nv * 24, 64)
+    return aligned_up(config.portion * config.nv * 24, 64)
 
 
 def _nhwc(problem: Problem, config: Config, lanes: int, scratch: int, seconds: float) -> Layout:
@@ -311,12 +319,12 @@ def _nhwc(problem: Problem, config: Config, lanes: int, scratch: int, seconds: f
     x_row = problem.w * problem.c * s.size
     values = context(
         *(address(array) for array in (table, rows, cols, full, tail)),
-        *(problem.groups, config.count, pixels, problem.oh, problem.ow, *problem.stride, *problem.dilation),
+        *(problem.groups, config.portion, pixels, problem.oh, problem.ow, *problem.stride, *problem.dilation),
         *(problem.kw, s.k, config.depth, s.channels, weights.blocks, weights.block_bytes, _window(s, config)),
         *(problem.h * x_row, x_row, problem.c * s.size, problem.o * s.size, s.per_group * s.size),
     )
     kernel = im2col_nhwc(config.mr, config.nv, lanes, problem.compute_dtype, problem.activation)
-    count = problem.groups * -(-pixels // (config.count * config.mr))
+    count = problem.groups * -(-pixels // (config.portion * config.mr))
     keep = (table, rows, cols, full, tail)
     return Layout(kernel, values, count, scratch, seconds, weights, pads_with_zeros(problem), keep)
 
@@ -327,17 +335,19 @@ def _nchw(problem: Problem, config: Config, lanes: int, scratch: int, seconds: f
     index = np.arange(s.k, dtype=np.int64)
     weights = WeightLayout(problem.compute_dtype, problem.groups, s.per_group, s.k, config.mr, index)
     table, rows, cols = one_item(), row_map(problem), column_map(problem)
-    parts = -(-s.outputs // (config.count * width))
+    parts = -(-s.outputs // (config.portion * width))
     values = context(
         *(address(array) for array in (table, rows, cols)),
-        *(problem.groups, config.count, parts, s.outputs, problem.ow, *problem.stride, *problem.dilation),
+        *(problem.groups, config.portion, parts, s.outputs, problem.ow, *problem.stride, *problem.dilation),
         *(problem.kw, problem.taps, s.k, config.depth, s.channels, problem.o, s.per_group, weights.blocks),
         *(weights.block_bytes, _pitch(s, config, width), problem.padding[2], problem.w, problem.w * s.size),
         *(problem.h * problem.w * s.size, s.outputs * s.size, _room(config), config.nv * 24),
     )
     kernel = im2col_nchw(config.mr, config.nv, lanes, problem.compute_dtype, problem.activation)
     count = problem.n * problem.groups * parts
-    return Layout(kernel, values, count, scratch, seconds, weights, pads_with_zeros(problem), (table, rows, cols))
+    return Layout(
+        kernel, values, count, scratch, seconds, weights, pads_with_zeros(problem), (table, rows, cols)
+    )
 
 
 ALGORITHM = Im2col()

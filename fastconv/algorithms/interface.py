@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,10 @@ from fastconv.runtime import Work
 Array: TypeAlias = npt.NDArray[Any]
 #: Tunable values of one algorithm: a NamedTuple of ints and words, so that it prints, compares and stores itself.
 Config: TypeAlias = tuple[Any, ...]
+C = TypeVar("C", bound=Config)
 
 
-class WeightsNotFinite(Exception):
+class WeightsNotFiniteError(Exception):
     """Raised by `Algorithm.prepare` when zero padding would be multiplied by an infinite or NaN weight.
 
     The definition skips taps that fall on zero padding; kernels that multiply by a stored zero give the same answer
@@ -72,7 +73,7 @@ class Layout:
 CONTEXT = ("x", "y", "residual", "weights", "bias")
 
 
-class Algorithm(ABC):
+class Algorithm(ABC, Generic[C]):
     """One way to compute a convolution."""
 
     #: The word users pass as ``algorithm=`` and see in reports.
@@ -88,11 +89,11 @@ class Algorithm(ABC):
         """Return None when this algorithm can compute `problem`, else the reason, as a clause a user can act on."""
 
     @abstractmethod
-    def configs(self, problem: Problem, machine: Machine) -> tuple[Config, ...]:
+    def configs(self, problem: Problem, machine: Machine) -> tuple[C, ...]:
         """Return the settings worth trying, the default first."""
 
     @abstractmethod
-    def cost(self, problem: Problem, machine: Machine, config: Config) -> float:
+    def cost(self, problem: Problem, machine: Machine, config: C) -> float:
         """Return the estimated time in seconds with ``problem.threads`` threads and packed weights."""
 
     def packing_cost(self, problem: Problem) -> float:
@@ -107,11 +108,11 @@ class Algorithm(ABC):
         """
 
     @abstractmethod
-    def workspace(self, problem: Problem, machine: Machine, config: Config) -> int:
+    def workspace(self, problem: Problem, machine: Machine, config: C) -> int:
         """Return the bytes of scratch memory used while running with ``problem.threads`` threads."""
 
     @abstractmethod
-    def layout(self, problem: Problem, machine: Machine, config: Config) -> Layout:
+    def layout(self, problem: Problem, machine: Machine, config: C) -> Layout:
         """Return everything needed to run `problem`, but for the weights."""
 
     def prepare(self, layout: Layout, weights: Array, bias: Array | None, threads: int = 1) -> Work:
@@ -119,7 +120,7 @@ class Algorithm(ABC):
 
         Raises
         ------
-        WeightsNotFinite
+        WeightsNotFiniteError
             When the kernel would multiply zero padding by a weight that is not finite.
         """
         context = layout.context.copy()
@@ -131,7 +132,11 @@ class Algorithm(ABC):
         else:
             packed = pack_weights(layout.weights, weights, bias, threads, check=layout.pads_with_zeros)
             if not packed.finite:
-                raise WeightsNotFinite
+                raise WeightsNotFiniteError
             keep = (layout, packed)
             context[3], context[4] = packed.weights, packed.bias
         return Work(layout.kernel, context, layout.tasks, layout.scratch_bytes, layout.seconds, keep)
+
+
+#: Any of them, where its settings do not matter.
+AnyAlgorithm: TypeAlias = Algorithm[Any]

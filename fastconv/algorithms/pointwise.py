@@ -38,7 +38,7 @@ class Config(NamedTuple):
 
     mr: int
     nv: int
-    count: int
+    portion: int
     splits: int
     group: int = 0
 
@@ -125,7 +125,17 @@ def pointwise_nchw(mr: int, nv: int, lanes: int, dtype: str, activation: str) ->
                     move(target + skipped * size, source + skipped * size, (columns - skipped) * size)
                 else:
                     for r in range(live_rows):
-                        pack_row(source + r * sh * x_row, target + r * y_row, 0, ow, sw, col_map, 0, x_row // size, size)
+                        pack_row(
+                            source + r * sh * x_row,
+                            target + r * y_row,
+                            0,
+                            ow,
+                            sw,
+                            col_map,
+                            0,
+                            x_row // size,
+                            size,
+                        )
                 zero_bytes(target + columns * size, (count * width - columns) * size)
         for t in range(count):
             end = scratch + t * tile_room
@@ -156,7 +166,7 @@ def pointwise_nchw(mr: int, nv: int, lanes: int, dtype: str, activation: str) ->
     return task
 
 
-class Pointwise(Algorithm):
+class Pointwise(Algorithm[Config]):
     """See the head of this file."""
 
     name = "pointwise"
@@ -210,11 +220,11 @@ class Pointwise(Algorithm):
             line = problem.ow if _strided(problem) else images * problem.oh * problem.ow
             lines = images * problem.oh if _strided(problem) else 1
             products = lines * tiles.tiled_cycles(tile, machine, line, problem.o, problem.c, lanes)
-            tasks = -(-_tiles_in_all(problem, config.mr) // config.count) * config.splits
+            tasks = -(-_tiles_in_all(problem, config.mr) // config.portion) * config.splits
             packing = 0.0
         else:
-            blocks = -(-problem.oh // config.count)
-            columns = config.count * problem.ow
+            blocks = -(-problem.oh // config.portion)
+            columns = config.portion * problem.ow
             block = tiles.tiled_cycles(tile, machine, problem.o, columns, problem.c, lanes)
             products = images * blocks * block
             tasks = images * blocks * config.splits
@@ -240,7 +250,7 @@ class Pointwise(Algorithm):
         line = problem.ow if _strided(problem) else problem.n * problem.oh * problem.ow
         if line % config.mr == 0:
             return 0
-        return config.count * config.mr * problem.stride[1] * problem.c * size
+        return config.portion * config.mr * problem.stride[1] * problem.c * size
 
     def layout(self, problem: Problem, machine: Machine, config: Config) -> Layout:
         """Choose the form by the layout of the image."""
@@ -275,9 +285,9 @@ def _tiles_in_all(problem: Problem, mr: int) -> int:
 
 
 def _pitch(problem: Problem, config: Config, width: int) -> int:
-    """Return the bytes from one channel of a packed block to the next: an odd number of lines, against set conflicts."""
+    """Return the bytes from one channel of a packed block to the next: an odd number of lines."""
     size = np.dtype(problem.compute_dtype).itemsize
-    return (aligned_up(aligned_up(config.count * problem.ow, width) * size, 64) // 64 | 1) * 64
+    return (aligned_up(aligned_up(config.portion * problem.ow, width) * size, 64) // 64 | 1) * 64
 
 
 def _tile_room(config: Config) -> int:
@@ -287,7 +297,7 @@ def _tile_room(config: Config) -> int:
 
 def _room(problem: Problem, config: Config, width: int) -> int:
     """Return the bytes before the packed block of an NCHW task."""
-    return aligned_up(-(-config.count * problem.ow // width) * _tile_room(config), 64)
+    return aligned_up(-(-config.portion * problem.ow // width) * _tile_room(config), 64)
 
 
 def _weights(problem: Problem, width: int) -> WeightLayout:
@@ -309,12 +319,12 @@ def _nhwc(problem: Problem, config: Config, lanes: int, scratch: int, seconds: f
     total = _tiles_in_all(problem, config.mr)
     values = context(
         *(address(array) for array in (table, full, tail)),
-        *(config.splits, -(-weights.blocks // config.splits), weights.blocks, config.count, total),
+        *(config.splits, -(-weights.blocks // config.splits), weights.blocks, config.portion, total),
         *(-(-line // config.mr), line, lines, problem.c, weights.block_bytes),
         *(problem.h * row, sh * row, sw * problem.c * size, problem.o * size),
     )
     kernel = pointwise_nhwc(config.mr, config.nv, lanes, problem.compute_dtype, problem.activation)
-    count = -(-total // config.count) * config.splits
+    count = -(-total // config.portion) * config.splits
     return Layout(kernel, values, count, scratch, seconds, weights, False, (table, full, tail))
 
 
@@ -325,10 +335,10 @@ def _nchw(problem: Problem, config: Config, lanes: int, scratch: int, seconds: f
     weights = _weights(problem, config.mr)
     table = one_item()
     col_map = np.arange(problem.w, dtype=np.int64)
-    blocks = -(-problem.oh // config.count)
+    blocks = -(-problem.oh // config.portion)
     values = context(
         *(address(array) for array in (table, col_map)),
-        *(config.splits, -(-weights.blocks // config.splits), weights.blocks, blocks, config.count),
+        *(config.splits, -(-weights.blocks // config.splits), weights.blocks, blocks, config.portion),
         *(problem.oh, problem.ow, problem.o, problem.c, weights.block_bytes),
         *(_pitch(problem, config, width), _room(problem, config, width), _tile_room(config)),
         *(sh, sw, problem.w * size, problem.h * problem.w * size),

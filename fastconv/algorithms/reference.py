@@ -96,7 +96,7 @@ def reference(dtype: str, activation: str) -> Task:
                 place = image * yn + channel * yo + row * yh + column * yw
                 if residual != 0:
                     total += load(dtype, residual + place)
-                store(dtype, y + place, _activate(kind, total) if floating else _integer(kind, total))
+                store(dtype, y + place, _activate(kind, total) if floating else _integer(kind, int(total)))
 
     return task
 
@@ -111,7 +111,7 @@ def _integer(kind: int, v: int) -> int:
     return v
 
 
-class Reference(Algorithm):
+class Reference(Algorithm[Config]):
     """See the head of this file."""
 
     name = "reference"

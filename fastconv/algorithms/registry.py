@@ -16,14 +16,14 @@ import fastconv.algorithms as folder
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fastconv.algorithms.interface import Algorithm
+    from fastconv.algorithms.interface import AnyAlgorithm
 
 #: Takes everything and is slow; the last to be asked.
 LAST = "reference"
 
 
 @cache
-def all() -> Mapping[str, Algorithm]:  # read as registry.all()
+def all() -> Mapping[str, AnyAlgorithm]:  # read as registry.all()
     """Return name -> algorithm in the order in which equal costs are decided: by name, the reference last."""
     modules = (
         importlib.import_module(f"{folder.__name__}.{file.name}")
@@ -34,7 +34,7 @@ def all() -> Mapping[str, Algorithm]:  # read as registry.all()
     return MappingProxyType({algorithm.name: algorithm for algorithm in found})
 
 
-def get(name: object) -> Algorithm:
+def get(name: object) -> AnyAlgorithm:
     """Return the algorithm of that name.
 
     Raises

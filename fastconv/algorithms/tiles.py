@@ -10,8 +10,8 @@ from fastconv.problem import Problem
 
 #: Clock behind estimates, in Hz. Only ratios of estimates decide, so its exact value does not.
 CLOCK = 3.0e9
-#: Bytes per cycle one core moves from L2 / from L3 and beyond (measured: about 30 and 8 on Sapphire Rapids).
-L2_RATE, FAR_RATE = 24.0, 8.0
+#: Bytes per cycle one core moves from L2 / from L3 and beyond (measured: 20 to 30 and 8 on Sapphire Rapids).
+L2_RATE, FAR_RATE = 20.0, 8.0
 #: Cycles around one register tile beside its products: call, first loads, last additions.
 TILE_OVERHEAD = 40.0
 #: Cycles to start a task and to hand it out.
@@ -33,15 +33,18 @@ def tiles(machine: Machine) -> tuple[Tile, ...]:
     return tuple(tile for tile in found if tile.mr * tile.nv + tile.nv <= spare and tile.mr <= 28)
 
 
-def step_cycles(tile: Tile, machine: Machine, *, split_loads: bool = False) -> float:
-    """Return the cycles of one k step: two FMAs or two loads at a time, at least the latency of a dependent chain.
+def step_cycles(tile: Tile, machine: Machine, k: int, *, split_loads: bool = False) -> float:
+    """Return the cycles of one of `k` steps: two FMAs or two loads at a time, at least the latency of a chain.
 
-    `split_loads` says that vectors of B start anywhere, so that each costs two loads.
+    `split_loads` says that vectors of B start anywhere, so that each costs two loads. A panel of B beyond half of L1
+    streams from L2.
     """
     sums = tile.mr * tile.nv
     loads = tile.mr + tile.nv * (2 if split_loads else 1)
     products = sums if machine.fma else 2 * sums
-    return max(products / 2, loads / 2, 4.0, tile.nv * machine.vector_bytes / L2_RATE)
+    row = tile.nv * machine.vector_bytes
+    streamed = row / L2_RATE if k * row > machine.l1_bytes // 2 else 0.0
+    return max(products / 2, loads / 2, 4.0, streamed)
 
 
 def tiled_cycles(
@@ -49,8 +52,9 @@ def tiled_cycles(
 ) -> float:
     """Return the cycles of a `rows` x `cols` product of depth `k`, edges included."""
     count = -(-rows // tile.mr) * -(-cols // (tile.nv * lanes))
-    stores = 2.0 * tile.mr * tile.nv
-    return count * (k * step_cycles(tile, machine, split_loads=split_loads) + stores + TILE_OVERHEAD)
+    # Each row of a tile is stored to another place: 6x4 beats 14x2 by 12 % where k is 64.
+    stores = 2.0 * tile.mr * tile.nv + 4.0 * tile.mr
+    return count * (k * step_cycles(tile, machine, k, split_loads=split_loads) + stores + TILE_OVERHEAD)
 
 
 def best_tiles(

@@ -23,14 +23,14 @@ import numpy as np
 from fastconv.algorithms import tiles
 from fastconv.algorithms.geometry import aligned_up, column_map, column_segments, context, one_item, row_map
 from fastconv.algorithms.interface import Algorithm, Layout
-from fastconv.algorithms.weights import PackedLayout
+from fastconv.algorithms.winograd_weights import SECONDS_PER_KERNEL, winograd_weights
 from fastconv.arrays import address
 from fastconv.kernels.definition import window_sum_float32, window_sum_float64
 from fastconv.kernels.gemm_tile import brgemm
 from fastconv.kernels.jit import task_factory
 from fastconv.kernels.packing import pack_pixels
 from fastconv.kernels.simd import item_bytes, load, store, words, zero_bytes
-from fastconv.kernels.winograd_tile import transforms, transpose_block, winograd_input, winograd_output
+from fastconv.kernels.winograd_tile import transpose_block, winograd_input, winograd_output
 from fastconv.machine import Machine
 from fastconv.problem import Problem
 
@@ -40,8 +40,6 @@ Task = Callable[[int, int, int], None]
 #: Bytes per cycle of transformed weights that stream from L3 or memory (measured 3 to 4: every panel is a new page
 #: for the prefetcher; asking for the next panel ahead of time made it slower).
 WEIGHT_RATE = 4.0
-#: Time to transform one 3x3 kernel of one channel on one core (measured).
-SECONDS_PER_KERNEL = 45e-9
 
 
 class Config(NamedTuple):
@@ -58,63 +56,6 @@ class Config(NamedTuple):
     columns: int
     splits: int
     gather: int = 1
-
-
-@task_factory
-def pack_winograd_weights(m: int, dtype: str) -> Task:
-    """Return the task that transforms one block of output channels: U = G g G^T, in float64, rounded once.
-
-    Shapes   w (O, C/g, 3, 3); target [block][(m+2)**2][C/g][NR]; G (m+2, 3) float64
-    Touches  writes its block of target, its biases, its share of the copy of the weights, its word of flags
-    Source   arXiv:1509.09308
-    """
-    size = item_bytes(dtype)
-    t = m + 2
-
-    def task(ctx: int, i: int, scratch: int) -> None:
-        w, target, bias_in, g_matrix, channels, width, per_group, blocks, bias_offset, copy_offset, flags_offset = (
-            words(ctx, 11)
-        )
-        group, block = i // blocks, i % blocks
-        first = group * per_group + block * width
-        live = min(width, per_group - block * width)
-        step = channels * width * size
-        base = target + i * t * t * step
-        check = 0.0
-        for o in range(width):
-            source = w + (first + o) * channels * 9 * size
-            bias = target + bias_offset + (i * width + o) * size
-            store(dtype, bias, load(dtype, bias_in + (first + o) * size) if bias_in != 0 and o < live else 0.0)
-            for c in range(channels):
-                place = base + (c * width + o) * size
-                if o >= live:
-                    for xi in range(t * t):
-                        store(dtype, place + xi * step, 0.0)
-                    continue
-                at = source + c * 9 * size
-                for tap in range(9):
-                    value = load(dtype, at + tap * size)
-                    check += value * 0
-                    store(dtype, target + copy_offset + ((first + o) * channels * 9 + c * 9 + tap) * size, value)
-                for p in range(t):
-                    g0 = load("float64", g_matrix + p * 24)
-                    g1 = load("float64", g_matrix + p * 24 + 8)
-                    g2 = load("float64", g_matrix + p * 24 + 16)
-                    a0 = g0 * load(dtype, at) + g1 * load(dtype, at + 3 * size) + g2 * load(dtype, at + 6 * size)
-                    a1 = g0 * load(dtype, at + size) + g1 * load(dtype, at + 4 * size) + g2 * load(dtype, at + 7 * size)
-                    a2 = (
-                        g0 * load(dtype, at + 2 * size)
-                        + g1 * load(dtype, at + 5 * size)
-                        + g2 * load(dtype, at + 8 * size)
-                    )
-                    for q in range(t):
-                        h0 = load("float64", g_matrix + q * 24)
-                        h1 = load("float64", g_matrix + q * 24 + 8)
-                        h2 = load("float64", g_matrix + q * 24 + 16)
-                        store(dtype, place + (p * t + q) * step, h0 * a0 + h1 * a1 + h2 * a2)
-        store("float64", target + flags_offset + 8 * i, check)
-
-    return task
 
 
 @task_factory
@@ -135,7 +76,9 @@ def winograd(m: int, mr: int, nv: int, lanes: int, dtype: str, activation: str, 
         x, y, residual, weights, bias, table, row_in, col_in, full, zeros = words(ctx, 10)
         groups, down, across, splits, per_split, o_blocks, rows, columns, th, tw = words(ctx + 80, 10)
         oh, ow, h, w, top, left, k, per_group, strip_pixel, v_row = words(ctx + 160, 10)
-        v_step, u_bytes, x_image, x_row, x_pixel, x_channel, y_image, y_row, y_pixel, y_channel = words(ctx + 240, 10)
+        v_step, u_bytes, x_image, x_row, x_pixel, x_channel, y_image, y_row, y_pixel, y_channel = words(
+            ctx + 240, 10
+        )
         v_at, m_at, out_at, copy_offset, gather = words(ctx + 320, 5)
         split, rest = i % splits, i // splits
         bx, rest = rest % across, rest // across
@@ -150,7 +93,9 @@ def winograd(m: int, mr: int, nv: int, lanes: int, dtype: str, activation: str, 
         corner = x + image * x_image + group * k * x_channel
         source, row_step, pixel_step = strip, strip_cols * strip_pixel, strip_pixel
         first_row, first_col = ty * m - top, tx * m - left
-        inside = first_row >= 0 and first_col >= 0 and first_row + strip_rows <= h and first_col + strip_cols <= w
+        inside = (
+            first_row >= 0 and first_col >= 0 and first_row + strip_rows <= h and first_col + strip_cols <= w
+        )
         if planar != 0:
             for r in range(strip_rows):
                 row = load("int64", row_in + 8 * (ty * m + r))
@@ -188,7 +133,9 @@ def winograd(m: int, mr: int, nv: int, lanes: int, dtype: str, activation: str, 
         vectors = (k + lanes - 1) // lanes
         for tile in range(count):
             place = source + tile // nw * m * row_step + tile % nw * m * pixel_step
-            winograd_input(m, dtype, lanes, place, row_step, pixel_step, v + tile * v_row, v_step, vectors, scratch)
+            winograd_input(
+                m, dtype, lanes, place, row_step, pixel_step, v + tile * v_row, v_step, vectors, scratch
+            )
         slack = (count + mr - 1) // mr * mr - count
         for xi in range(t * t):
             zero_bytes(v + xi * v_step + count * v_row, slack * v_row)
@@ -258,7 +205,12 @@ def winograd(m: int, mr: int, nv: int, lanes: int, dtype: str, activation: str, 
                     pixels = outputs + (row - ty * m) * nw * m * width * size
                     stop = min((tx + nw) * m, ow)
                     for o in range(0, live_o, lanes):
-                        out = y + image * y_image + (group * per_group + block_o * width + o) * y_channel + row * y_row
+                        out = (
+                            y
+                            + image * y_image
+                            + (group * per_group + block_o * width + o) * y_channel
+                            + row * y_row
+                        )
                         column = tx * m
                         while column < stop:
                             to = out + column * size
@@ -305,7 +257,7 @@ def _even(total: int, most: int) -> int:
     return -(-total // -(-total // max(most, 1)))
 
 
-class Winograd(Algorithm):
+class Winograd(Algorithm[Config]):
     """See the head of this file."""
 
     name = "winograd"
@@ -336,9 +288,7 @@ class Winograd(Algorithm):
         }
         return tuple(sorted(choices, key=lambda config: self.cost(problem, machine, config))[:4])
 
-    def _blocks(
-        self, problem: Problem, machine: Machine, m: int, share: float, lanes: int
-    ) -> list[Config]:
+    def _blocks(self, problem: Problem, machine: Machine, m: int, share: float, lanes: int) -> list[Config]:
         """Return configs whose V fills 1/`share` of L2, or the whole of it and more where planes are gathered."""
         channels, per_group = problem.c // problem.groups, problem.o // problem.groups
         size = np.dtype(problem.compute_dtype).itemsize
@@ -399,7 +349,7 @@ class Winograd(Algorithm):
         """Lay out blocks of tiles and the transformed weights."""
         lanes = machine.lanes(problem.compute_dtype)
         s = _Sizes(problem, config, lanes)
-        weights = _weights(problem, config, s)
+        weights = winograd_weights(problem, config.m, s.width)
         table, full = one_item(), column_segments(s.width, config.nv, lanes, s.size)
         zeros = np.zeros(s.width * s.size, np.uint8)
         rows_in = row_map(problem, s.th * config.m + 2)
@@ -420,7 +370,17 @@ class Winograd(Algorithm):
             *(config.rows, config.columns, s.th, s.tw, problem.oh, problem.ow, problem.h, problem.w),
             *(problem.padding[0], problem.padding[2], s.channels, s.per_group, s.strip_pixel, s.v_row),
             *(s.v_step, s.planes * s.channels * s.width * s.size, x_image, x_row, x_pixel, x_channel),
-            *(y_image, y_row, y_pixel, y_channel, s.v_at, s.m_at, s.out_at, weights.copy_offset, config.gather),
+            *(
+                y_image,
+                y_row,
+                y_pixel,
+                y_channel,
+                s.v_at,
+                s.m_at,
+                s.out_at,
+                weights.copy_offset,
+                config.gather,
+            ),
         )
         planar = int(problem.layout == "NCHW")
         kernel = winograd(
@@ -431,34 +391,6 @@ class Winograd(Algorithm):
         keep = (table, full, zeros, rows_in, cols_in)
         # Weights are always checked: an infinite one would spread over the tile as an infinite pixel would.
         return Layout(kernel, values, count, s.scratch, seconds, weights, True, keep)
-
-
-class _WinogradWeights(PackedLayout):
-    """U of every block, then the biases, a plain copy of the weights, and the flags."""
-
-    copy_offset: int
-
-
-def _weights(problem: Problem, config: Config, s: _Sizes) -> _WinogradWeights:
-    _, g, _ = transforms(config.m)
-    matrix = np.array([[float(value) for value in row] for row in g])
-    blocks = problem.groups * s.o_blocks
-    bias = aligned_up(blocks * s.planes * s.channels * s.width * s.size, 64)
-    copy = bias + aligned_up(blocks * s.width * s.size, 64)
-    flags = copy + aligned_up(problem.o * s.channels * 9 * s.size, 64)
-    numbers = (address(matrix), s.channels, s.width, s.per_group, s.o_blocks, bias, copy, flags)
-    layout = _WinogradWeights(
-        problem.compute_dtype,
-        pack_winograd_weights(config.m, problem.compute_dtype),
-        np.array([0, 0, 0, *numbers], dtype=np.int64),
-        blocks,
-        SECONDS_PER_KERNEL * s.channels * problem.o,
-        bias,
-        flags,
-        (matrix,),
-    )
-    layout.copy_offset = copy
-    return layout
 
 
 ALGORITHM = Winograd()

@@ -1,4 +1,4 @@
-"""The definition of one output, as loops: what `reference` is made of, and what corrects a tile with NaN or Inf in it."""
+"""The definition of one output, as loops: what computes a tile with NaN or Inf in it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ from fastconv.kernels.simd import load
 
 @device
 def window_sum_float32(
-    x: int, w: int, rows: int, cols: int, channels: int, kh: int, kw: int, dh: int, dw: int, xc: int, xh: int, xw: int
+    x: int,
+    w: int,
+    rows: int,
+    cols: int,
+    channels: int,
+    kh: int,
+    kw: int,
+    dh: int,
+    dw: int,
+    xc: int,
+    xh: int,
+    xw: int,
 ) -> float:
     """Return the sum over one window in float64; taps on zero padding are left out.
 
@@ -28,7 +39,18 @@ def window_sum_float32(
 
 @device
 def window_sum_float64(
-    x: int, w: int, rows: int, cols: int, channels: int, kh: int, kw: int, dh: int, dw: int, xc: int, xh: int, xw: int
+    x: int,
+    w: int,
+    rows: int,
+    cols: int,
+    channels: int,
+    kh: int,
+    kw: int,
+    dh: int,
+    dw: int,
+    xc: int,
+    xh: int,
+    xw: int,
 ) -> float:
     """As `window_sum_float32`, of float64."""
     total = 0.0

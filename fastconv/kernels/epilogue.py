@@ -103,7 +103,7 @@ def _erf_series(dtype: str) -> tuple[float, list[float]]:
     """Return the interval beyond which erf is 1 in `dtype`, and the series of erf(x)/x in 2(x/limit)**2 - 1."""
     limit, degree = (4.0, 18) if dtype == "float32" else (6.0, 44)
 
-    def ratio(t: np.ndarray) -> np.ndarray:
+    def ratio(t: Any) -> Any:
         x = limit * np.sqrt((t + 1) / 2)
         return np.array([math.erf(v) / v if v else 2 / math.sqrt(math.pi) for v in x])
 

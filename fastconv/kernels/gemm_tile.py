@@ -88,7 +88,9 @@ def _enter_loop(builder: Any, block: Any, start: list[Any]) -> list[Any]:
     return values
 
 
-def _close_loop(builder: Any, block: Any, phis: list[Any], following: list[Any], again: Any, end: Any) -> None:
+def _close_loop(
+    builder: Any, block: Any, phis: list[Any], following: list[Any], again: Any, end: Any
+) -> None:
     """Go round to `block` with the values `following` while `again`, else on to `end`."""
     for phi, value in zip(phis, following, strict=True):
         phi.add_incoming(value, builder.block)
@@ -121,9 +123,7 @@ def _emit_products(b: Any, tile: _Tile, arg: dict[str, Any], start: list[Any]) -
         if multiple:
             address = b.add(address, b.mul(arg["am"], i64(multiple)))
         row = emit_splat(b, emit_load(b, address, tile.scalar, tile.size), tile.lanes)
-        following += [
-            emit_fma(b, tile.dtype, row, columns[j], sums[m * tile.nv + j]) for j in range(tile.nv)
-        ]
+        following += [emit_fma(b, tile.dtype, row, columns[j], sums[m * tile.nv + j]) for j in range(tile.nv)]
     next_left = b.sub(left, i64(1))
     moved = [b.add(pointer, arg["ak"]) for pointer in a_now]
     more = b.icmp_signed(">", next_left, i64(0))

@@ -31,7 +31,9 @@ def pack_weights_task(dtype: str) -> Task:
     run = 64
 
     def task(ctx: int, i: int, scratch: int) -> None:
-        w, target, bias_in, index, k, rows, width, per_group, blocks, bias_offset, flags_offset = words(ctx, 11)
+        w, target, bias_in, index, k, rows, width, per_group, blocks, bias_offset, flags_offset = words(
+            ctx, 11
+        )
         bias_out, flags = target + bias_offset, target + flags_offset
         group, block = i // blocks, i % blocks
         live = min(width, per_group - block * width)
@@ -144,7 +146,15 @@ def _pick(source: int, target: int, start: int, stop: int, step: int, col_map: i
 
 @device
 def pack_row(
-    source: int, target: int, first: int, count: int, step: int, col_map: int, left: int, inner: int, size: int
+    source: int,
+    target: int,
+    first: int,
+    count: int,
+    step: int,
+    col_map: int,
+    left: int,
+    inner: int,
+    size: int,
 ) -> None:
     """Copy `count` padded columns of one row: `first`, `first` + `step`, ...
 
@@ -226,7 +236,9 @@ def pack_planes(
 
 
 @device
-def write_segments(target: int, position: int, lanes: int, pitch: int, width: int, rows: int, y_row: int, size: int) -> int:
+def write_segments(
+    target: int, position: int, lanes: int, pitch: int, width: int, rows: int, y_row: int, size: int
+) -> int:
     """Write where the lanes of one vector of flat positions are stored; return the end of the list.
 
     Flat position p stands for output row ``p // pitch``, column ``p % pitch``; columns from `width` on and rows from

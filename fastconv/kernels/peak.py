@@ -17,7 +17,7 @@ from fastconv.kernels.simd import I64, SCALARS, emit_fma, emit_splat, emit_store
 
 Task = Callable[[int, int, int], None]
 
-#: Independent chains: two FMA units of latency 4 need 8; more hides nothing, 12 leaves slack on machines with 16 registers.
+#: Independent chains: two FMA units of latency 4 need 8; 12 leave slack and fit machines with 16 registers.
 CHAINS = 12
 
 

@@ -55,9 +55,7 @@ def transforms(m: int) -> tuple[Matrix, Matrix, Matrix]:
     """
     points = POINTS[m]
     size = m + TAPS - 1
-    a_t = tuple(
-        (*(point**i for point in points), Fraction(int(i == m - 1))) for i in range(m)
-    )
+    a_t = tuple((*(point**i for point in points), Fraction(int(i == m - 1))) for i in range(m))
     g_rows, b_rows = [], []
     everything = [Fraction(1)]
     for point in points:
@@ -215,9 +213,7 @@ def _emit_output(builder: Any, m: int, dtype: str, lanes: int, activation: str) 
     linear = _Linear(b, dtype, lanes)
     halves = []
     for j in range(t):
-        loaded = [
-            emit_load(b, b.add(source, b.mul(step, i64(i * t + j))), vector, size) for i in range(t)
-        ]
+        loaded = [emit_load(b, b.add(source, b.mul(step, i64(i * t + j))), vector, size) for i in range(t)]
         halves.append(linear.apply(a_t, loaded))
     bias = emit_load(b, bias_at, vector, size)
     mask = emit_lane_mask(b, lanes, live)
@@ -255,7 +251,8 @@ def winograd_output(
 ) -> Any:  # fmt: skip
     """Transform one tile of products back and store it: A^T M A + bias + residual, activated.
 
-    Shapes   M element (i, j) at ``source + (i*t + j)*step``; y pixel (i, j) at ``y + i*row + j*pixel``; `bias` one vector
+    Shapes   M element (i, j) at ``source + (i*t + j)*step``; y pixel (i, j) at
+             ``y + i*row + j*pixel``; `bias` one vector
     Assumes  1 <= rows, columns <= m and 1 <= live <= lanes; residual is 0 or laid out as y
     Touches  writes the first `live` channels of the first rows x columns pixels
     Source   arXiv:1509.09308

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from fastconv.algorithms import registry
-from fastconv.algorithms.interface import Algorithm, Array, Config, Layout, WeightsNotFinite
+from fastconv.algorithms.interface import AnyAlgorithm, Array, Config, Layout, WeightsNotFiniteError
 from fastconv.machine import Machine
 from fastconv.problem import Problem
 from fastconv.runtime import Work
@@ -32,7 +32,7 @@ class WorkspaceLimitError(MemoryError):
 class Choice(NamedTuple):
     """An algorithm, its setting, and where the choice came from."""
 
-    algorithm: Algorithm
+    algorithm: AnyAlgorithm
     config: Config
     source: str
 
@@ -41,7 +41,7 @@ class Choice(NamedTuple):
 class Candidate:
     """What one algorithm said about a problem in one setting; `refusal` is None when it can be used."""
 
-    algorithm: Algorithm
+    algorithm: AnyAlgorithm
     config: Config | None
     seconds: float
     packing_seconds: float
@@ -131,7 +131,7 @@ def prepare(
             layout = choice.algorithm.layout(problem, machine, choice.config)
         try:
             return choice, choice.algorithm.prepare(layout, weights, bias, problem.threads)
-        except WeightsNotFinite:
+        except WeightsNotFiniteError:
             refused.append(choice.algorithm.name)
         choice, layout = _instead(problem, machine, choice, refused), None
 
@@ -151,7 +151,7 @@ def _instead(problem: Problem, machine: Machine, choice: Choice, refused: list[s
     return _choice(others[0], "estimate")
 
 
-def _asked(algorithm: Algorithm, problem: Problem, machine: Machine) -> list[Candidate]:
+def _asked(algorithm: AnyAlgorithm, problem: Problem, machine: Machine) -> list[Candidate]:
     reason = algorithm.why_not(problem, machine)
     if reason is not None:
         return [Candidate(algorithm, None, float("inf"), 0.0, 0, reason)]
