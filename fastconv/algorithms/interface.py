@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.algorithms.weights import SECONDS_PER_WEIGHT, PackedLayout, pack_weights
+from fastconv.algorithms.weights import SECONDS_PER_WEIGHT, PackedLayout, PackedWeights
 from fastconv.arrays import address
 from fastconv.kernels.jit import Kernel
 from fastconv.machine import Machine
@@ -130,8 +130,8 @@ class Algorithm(ABC, Generic[C]):
             context[3] = address(weights)
             context[4] = 0 if bias is None else address(bias)
         else:
-            packed = pack_weights(layout.weights, weights, bias, threads, check=layout.pads_with_zeros)
-            if not packed.finite:
+            packed = PackedWeights(layout.weights, weights, bias, threads)
+            if layout.pads_with_zeros and not packed.finite:
                 raise WeightsNotFiniteError
             keep = (layout, packed)
             context[3], context[4] = packed.weights, packed.bias

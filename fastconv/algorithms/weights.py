@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,8 @@ import numpy.typing as npt
 from fastconv.arrays import address
 from fastconv.kernels.jit import Kernel
 from fastconv.kernels.packing import pack_weights_task
-from fastconv.kernels.simd import is_float
 from fastconv.problem import Problem
-from fastconv.runtime import Work, run
+from fastconv.runtime import Work, run, workspace
 
 Array = npt.NDArray[Any]
 
@@ -89,7 +87,9 @@ class WeightLayout(PackedLayout):
         numbers = (address(index), len(index), rows, width, per_group, self.blocks, bias, flags)
         context = np.array([0, 0, 0, *numbers], dtype=np.int64)
         seconds = SECONDS_PER_WEIGHT * len(index) * per_group * groups
-        super().__init__(dtype, pack_weights_task(dtype), context, count, seconds, bias, flags, (index,))
+        super().__init__(
+            dtype, pack_weights_task(dtype, LINE // size), context, count, seconds, bias, flags, (index,)
+        )
 
 
 def weight_index(problem: Problem, chunk: int, *, taps_first: bool) -> npt.NDArray[np.int64]:
@@ -105,26 +105,22 @@ def weight_index(problem: Problem, chunk: int, *, taps_first: bool) -> npt.NDArr
     return np.ascontiguousarray(((item * kw + s) * chunk + c % chunk).ravel(), dtype=np.int64)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
 class PackedWeights:
-    """Memory with packed weights and biases, and the addresses of both."""
+    """Packed weights and biases; their memory goes back to the pool of workspaces when nobody holds them any more.
 
-    memory: Array
-    weights: int
-    bias: int
-    finite: bool
+    A functional call packs into memory that an earlier one has used: fresh pages would cost more than the packing.
+    """
 
+    __slots__ = ("_block", "bias", "finite", "weights")
 
-def pack_weights(
-    layout: PackedLayout, weights: Array, bias: Array | None, threads: int, *, check: bool
-) -> PackedWeights:
-    """Pack `weights` and `bias`; with `check`, tell whether all weights are finite."""
-    memory = np.empty(layout.total_bytes + LINE, np.uint8)
-    at = address(memory)
-    start = -(-at // LINE) * LINE
-    run(layout.work, address(weights), start, 0 if bias is None else address(bias), threads)
-    finite = True
-    if check and is_float(layout.dtype):
-        flags = memory[start - at + layout.flags_offset : start - at + layout.total_bytes].view(np.float64)
-        finite = bool(np.isfinite(flags.sum()))
-    return PackedWeights(memory, start, start + layout.bias_offset, finite)
+    def __init__(self, layout: PackedLayout, weights: Array, bias: Array | None, threads: int) -> None:
+        self._block = workspace.take(layout.total_bytes)
+        self.weights = self._block.address
+        self.bias = self.weights + layout.bias_offset
+        run(layout.work, address(weights), self.weights, 0 if bias is None else address(bias), threads)
+        self.finite = not self._block.words(layout.flags_offset, layout.total_bytes).any()
+
+    def __del__(self) -> None:
+        # Nothing is left to give back to when the interpreter goes down, or if taking the memory failed.
+        if workspace is not None and hasattr(self, "_block"):
+            workspace.give(self._block)

@@ -30,7 +30,8 @@ from fastconv.kernels.gemm_tile import brgemm
 from fastconv.kernels.jit import task_factory
 from fastconv.kernels.packing import pack_pixels
 from fastconv.kernels.simd import item_bytes, load, store, words, zero_bytes
-from fastconv.kernels.winograd_tile import transpose_block, winograd_input, winograd_output
+from fastconv.kernels.transpose import transpose_block
+from fastconv.kernels.winograd_tile import winograd_input, winograd_output
 from fastconv.machine import Machine
 from fastconv.problem import Problem
 

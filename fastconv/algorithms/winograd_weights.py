@@ -94,7 +94,7 @@ def pack_winograd_weights(m: int, dtype: str) -> Task:
                         h1 = load("float64", g_matrix + q * 24 + 8)
                         h2 = load("float64", g_matrix + q * 24 + 16)
                         store(dtype, place + (p * t + q) * step, h0 * a0 + h1 * a1 + h2 * a2)
-        store("float64", target + flags_offset + 8 * i, check)
+        store("int64", target + flags_offset + 8 * i, 0 if check == check else 1)
 
     return task
 

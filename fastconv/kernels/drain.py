@@ -9,10 +9,13 @@ Control block (64-bit words, every contended one on a cache line of its own)::
     0  ticket   generation << 20 | open << 19 | helpers inside
     8  counter  next task                16  slots   scratch areas taken
     24 kernel   25 end of tasks          26 scratch  27 bytes of scratch per helper
+    28 mailboxes of the pool                    29 how many of them
     32 context of this call: the plan's template with the addresses of x, y and the residual
 
-Blocks are reused and never freed, so that a thread that comes late finds a valid ticket, sees another
-generation and goes away. Mailbox of a pool thread: word 0 its state, word 1 the control block handed to it.
+Blocks are reused and never freed, so that a thread that comes late finds a valid ticket, sees another generation
+and goes away. The mailbox of a pool thread is one word: its state, or the address of the control block that is handed
+to it (a multiple of 64) plus READY. Whoever swaps that word owns the hand-over: the thread, which takes it, or
+the caller, which found no task left and takes it back from a thread that the system has not let run meanwhile.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ from fastconv.kernels.jit import device
 WORD = 8
 TICKET, COUNTER, SLOTS = 0, 8 * WORD, 16 * WORD
 KERNEL, END, SCRATCH, STRIDE = 24 * WORD, 25 * WORD, 26 * WORD, 27 * WORD
+MAILBOXES, BOXES = 28 * WORD, 29 * WORD
 CONTEXT_WORD = 32
 CONTEXT = CONTEXT_WORD * WORD
 
@@ -47,9 +51,11 @@ OPEN = 1 << 19
 INSIDE = OPEN - 1
 GENERATION = 20
 
+#: Two cache lines, since processors fetch them in pairs.
 MAILBOX_WORDS = 16
 MAILBOX = MAILBOX_WORDS * WORD
-BUSY, WAITING, CLAIMED, READY, ASLEEP = 0, 1, 2, 3, 4
+BUSY, WAITING, READY, ASLEEP = 0, 1, 2, 3
+STATE = 63
 
 #: A compiled function as Python calls it, with integers only.
 Entry = Callable[..., Any]
@@ -133,18 +139,20 @@ def begin(
     store(control + SLOTS, 0)
     generation = (load(control + TICKET) >> GENERATION) + 1
     store(control + TICKET, (generation << GENERATION) | OPEN)
-    wanted = helpers >> 16
-    asleep = 0
-    for k in range(helpers & 0xFFFF):
+    boxes, wanted, asleep = helpers & 0xFFFF, helpers >> 16, 0
+    plain_store(control + MAILBOXES, mailboxes)
+    plain_store(control + BOXES, boxes)
+    for k in range(boxes):
         if wanted == 0:
             break
         box = mailboxes + k * MAILBOX
         state = load(box)
-        if state == WAITING and swap_if(box, WAITING, CLAIMED) == 1:
+        if state == WAITING:
             fetch_add(control + TICKET, 1)
-            plain_store(box + WORD, control)
-            store(box, READY)
-            wanted -= 1
+            if swap_if(box, WAITING, control | READY) == 1:
+                wanted -= 1
+            else:
+                fetch_add(control + TICKET, -1)
         elif state == ASLEEP:
             asleep += 1
     to_wake: int = (generation << 16) | min(wanted, asleep)
@@ -152,11 +160,15 @@ def begin(
 
 
 def finish(control: int, give_way: int) -> None:
-    """Drain too, close the block, and wait for the helpers that are inside: each at its last task."""
+    """Drain too, close the block, and wait for the helpers that have begun: each is at its last task."""
     if (load(control + TICKET) & OPEN) == 0:
         return
     drain(control)
     fetch_add(control + TICKET, -OPEN)
+    mailboxes = plain_load(control + MAILBOXES)
+    for k in range(plain_load(control + BOXES)):
+        if swap_if(mailboxes + k * MAILBOX, control | READY, WAITING) == 1:
+            fetch_add(control + TICKET, -1)
     turn = 1
     while (load(control + TICKET) & INSIDE) != 0:
         _relax(turn, give_way)
@@ -181,13 +193,14 @@ def stand_by(box: int, turns: int, give_way: int) -> None:
     store(box, WAITING)
     turn = 1
     while True:
-        if load(box) == READY:
-            control = plain_load(box + WORD)
-            store(box, BUSY)
-            drain(control)
-            fetch_add(control + TICKET, -1)
-            store(box, WAITING)
-            turn = 1
+        state = load(box)
+        if (state & STATE) == READY:
+            if swap_if(box, state, BUSY) == 1:
+                control = state - READY
+                drain(control)
+                fetch_add(control + TICKET, -1)
+                store(box, WAITING)
+                turn = 1
         elif turn > turns and swap_if(box, WAITING, ASLEEP) == 1:
             return
         else:

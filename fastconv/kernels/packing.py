@@ -13,22 +13,23 @@ import numpy as np
 
 from fastconv.kernels.jit import device, task_factory
 from fastconv.kernels.simd import copy_bytes, item_bytes, load, store, vload_even, vstore, words, zero_bytes
+from fastconv.kernels.transpose import transpose_to_rows
 
 Task = Callable[[int, int, int], None]
 
 
 @task_factory
-def pack_weights_task(dtype: str) -> Task:
+def pack_weights_task(dtype: str, lanes: int) -> Task:
     """Return the task that packs one block of output channels, and its biases.
 
     Shapes   w (O, k); target [block][rows][width]: element (o, kk) goes to row index[kk], column o of its block
     Assumes  index is a permutation into [0, rows)
-    Touches  writes its block of target, its biases and its word of flags: 0.0 or NaN
+    Touches  writes its block of target, its biases and its word of flags: 1 when a weight is not finite
     Source   Goto & van de Geijn, ACM TOMS 34(3), 2008 (packed panels)
     """
     size = item_bytes(dtype)
-    # 64 rows of a 32-wide panel are 8 KiB: the lines a channel touches are still in L1 when the next one comes.
-    run = 64
+    # Both halves of a 32-wide row are written while it is in L1: 128 rows are 16 KiB.
+    run = 128
 
     def task(ctx: int, i: int, scratch: int) -> None:
         w, target, bias_in, index, k, rows, width, per_group, blocks, bias_offset, flags_offset = words(
@@ -41,19 +42,19 @@ def pack_weights_task(dtype: str) -> Task:
         base = target + i * rows * width * size
         if rows > k or live < width:
             zero_bytes(base, rows * width * size)
-        check = 0.0
+        store("int64", flags + 8 * i, 0)
         for start in range(0, k, run):
-            stop = min(start + run, k)
-            for o in range(live):
-                source = w + (first + o) * k * size
-                for kk in range(start, stop):
-                    value = load(dtype, source + kk * size)
-                    check += value * 0
-                    store(dtype, base + (load("int64", index + 8 * kk) * width + o) * size, value)
+            for o in range(0, width, lanes):
+                for kk in range(start, min(start + run, k), lanes):
+                    if o < live:
+                        transpose_to_rows(
+                            dtype, lanes, w + ((first + o) * k + kk) * size, k * size, base + o * size, width * size,
+                            index + 8 * kk, min(lanes, live - o), min(lanes, k - kk), min(lanes, width - o),
+                            flags + 8 * i,
+                        )  # fmt: skip
         zero_bytes(bias_out + i * width * size, width * size)
         if bias_in != 0:
             copy_bytes(bias_out + i * width * size, bias_in + first * size, live * size)
-        store("float64", flags + 8 * i, check)
 
     return task
 

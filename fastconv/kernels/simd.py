@@ -57,6 +57,17 @@ def declare(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
     return found or ir.Function(builder.module, ir.FunctionType(result, arguments), name)
 
 
+def internal_function(builder: Any, name: str, count: int) -> tuple[Any, bool]:
+    """Return the module's internal function of `count` int64 arguments, and whether it has a body already."""
+    found = builder.module.globals.get(name)
+    if found is not None:
+        return found, True
+    made = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [I64] * count), name)
+    made.linkage = "internal"
+    made.attributes.add("noinline")
+    return made, False
+
+
 def emit_load(builder: Any, address: Any, llvm_type: Any, align: int) -> Any:
     """Load one value; alignment is stated, for LLVM's default is the natural one and NumPy's memory is not."""
     return builder.load(builder.inttoptr(address, llvm_type.as_pointer()), align=align)

@@ -25,7 +25,7 @@ from fastconv.kernels.simd import (
     emit_splat,
     emit_store,
     i64,
-    is_float,
+    internal_function,
     item_bytes,
     vector_type,
 )
@@ -119,19 +119,8 @@ class _Linear:
         return results
 
 
-def _function(builder: Any, name: str, count: int) -> tuple[Any, bool]:
-    """Return the module's internal function of `count` int64 arguments, and whether it has a body already."""
-    found = builder.module.globals.get(name)
-    if found is not None:
-        return found, True
-    made = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [I64] * count), name)
-    made.linkage = "internal"
-    made.attributes.add("noinline")
-    return made, False
-
-
 def _emit_input(builder: Any, m: int, dtype: str, lanes: int) -> Any:
-    function, done = _function(builder, f"winograd_input_{m}_{dtype}_{lanes}", 7)
+    function, done = internal_function(builder, f"winograd_input_{m}_{dtype}_{lanes}", 7)
     if done:
         return function
     source, row, pixel, target, step, count, flag = function.args
@@ -202,7 +191,7 @@ def winograd_input(
 
 
 def _emit_output(builder: Any, m: int, dtype: str, lanes: int, activation: str) -> Any:
-    function, done = _function(builder, f"winograd_output_{m}_{dtype}_{lanes}_{activation}", 10)
+    function, done = internal_function(builder, f"winograd_output_{m}_{dtype}_{lanes}_{activation}", 10)
     if done:
         return function
     source, step, bias_at, y, residual, row, pixel, rows, columns, live = function.args
@@ -264,73 +253,3 @@ def winograd_output(
         return ctx.get_dummy_value()
 
     return types.void(*words, *[types.intp] * 10), generate
-
-
-def _transposed(b: Any, rows: list[Any]) -> list[Any]:
-    """Return the transpose of a square of vectors, in log2(lanes) rounds of interleaving."""
-    lanes = len(rows)
-    half = lanes // 2
-    index = ir.VectorType(ir.IntType(32), lanes)
-    low = ir.Constant(index, [v for i in range(half) for v in (i, lanes + i)])
-    high = ir.Constant(index, [v for i in range(half, lanes) for v in (i, lanes + i)])
-    for _ in range(lanes.bit_length() - 1):
-        pairs = [(rows[i], rows[i + half]) for i in range(half)]
-        rows = [b.shuffle_vector(x, y, pick) for x, y in pairs for pick in (low, high)]
-    return rows
-
-
-def _emit_transpose(builder: Any, dtype: str, lanes: int, activation: str) -> Any:
-    function, done = _function(builder, f"transpose_{dtype}_{lanes}_{activation}", 8)
-    if done:
-        return function
-    source, source_row, target, target_row, residual, rows, columns, stored = function.args
-    b = ir.IRBuilder(function.append_basic_block("entry"))
-    load_mask = emit_lane_mask(b, lanes, columns)
-    store_mask = emit_lane_mask(b, lanes, stored)
-    loaded = []
-    for i in range(lanes):
-        # Rows that are not there read the first one, under an empty mask.
-        there = b.icmp_signed("<", i64(i), rows)
-        place = b.select(there, b.add(source, b.mul(source_row, i64(i))), source)
-        mask = b.and_(load_mask, emit_splat(b, there, lanes))
-        loaded.append(emit_masked_load(b, dtype, place, mask))
-    turned = _transposed(b, loaded)
-    has_residual = b.icmp_signed("!=", residual, i64(0))
-    residual_mask = b.and_(store_mask, emit_splat(b, has_residual, lanes))
-    end = function.append_basic_block("end")
-    for j, value in enumerate(turned):
-        shift = b.mul(target_row, i64(j))
-        place = b.select(has_residual, b.add(residual, shift), source)
-        held = emit_masked_load(b, dtype, place, residual_mask)
-        value = b.fadd(value, held) if is_float(dtype) else b.add(value, held)
-        value = emit_activation(b, dtype, activation, value)
-        emit_masked_store(b, dtype, value, b.add(target, shift), store_mask)
-        if j + 1 < lanes:
-            following = function.append_basic_block("column")
-            b.cbranch(b.icmp_signed("<", i64(j + 1), columns), following, end)
-            b.position_at_end(following)
-    b.branch(end)
-    b.position_at_end(end)
-    b.ret_void()
-    return function
-
-
-@intrinsic(prefer_literal=True)
-def transpose_block(
-    context: Any, dtype: Any, lanes: Any, activation: Any,
-    source: Any, source_row: Any, target: Any, target_row: Any, residual: Any,
-    rows: Any, columns: Any, stored: Any,
-) -> Any:  # fmt: skip
-    """Transpose a block of at most lanes x lanes elements, add the residual and apply the activation.
-
-    Shapes   source row i at ``source + i*source_row``, `columns` elements; target row j at ``target + j*target_row``
-    Assumes  1 <= rows, columns <= lanes; rows <= stored <= lanes; residual is 0 or laid out as target
-    Touches  writes `stored` elements (zeros from `rows` on) of `columns` rows of target
-    """
-    words = (dtype, lanes, activation)
-
-    def generate(ctx: Any, builder: Any, _s: Any, args: Any) -> Any:
-        builder.call(_emit_transpose(builder, *(w.literal_value for w in words)), args[3:])
-        return ctx.get_dummy_value()
-
-    return types.void(*words, *[types.intp] * 8), generate

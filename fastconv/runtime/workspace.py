@@ -12,6 +12,7 @@ from collections import defaultdict
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
 ALIGNMENT = 64
 #: Most free memory that is kept for later calls.
@@ -27,6 +28,11 @@ class Block:
         self._memory = np.empty(size + ALIGNMENT, np.uint8)
         self.address = -(-self._memory.ctypes.data // ALIGNMENT) * ALIGNMENT
         self.size = size
+
+    def words(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Return the int64 words from byte `start` to byte `stop`."""
+        skipped = self.address - self._memory.ctypes.data
+        return self._memory[skipped + start : skipped + stop].view(np.int64)
 
 
 _free: defaultdict[int, list[Block]] = defaultdict(list)
