@@ -202,6 +202,7 @@ def _run_bench(
     words = f"{first.dtype}, {first.accuracy}, {first.threads} thread{'s' if first.threads > 1 else ''}"
     measured = f", FMA peak {peak:.0f} GFLOP/s measured" if peak else ""
     out.print(report.layer_table(f"{title} ({words}{measured})", results, peak))
+    out.print("GFLOP/s: the work of the definition per time, which Winograd does not do in full")
     out.print("x: their time divided by ours, the best form of each; error: largest, of the largest output")
     if totals(results):
         out.print(report.total_table(results))

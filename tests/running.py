@@ -84,7 +84,8 @@ def prepared(algorithm: Algorithm, problem: Problem, config: Config, case: Case)
     layout = algorithm.layout(problem, Machine.host(), config)
     weights = np.ascontiguousarray(case.w, kind)
     bias = None if case.bias is None else np.ascontiguousarray(case.bias, kind)
-    work = algorithm.prepare(layout, weights, bias, 1)
+    with poisoned():
+        work = algorithm.prepare(layout, weights, bias, 1)
     return layout, replace(work, seconds=SECONDS, keep=(*work.keep, weights, bias))
 
 

@@ -35,7 +35,7 @@ def no_kernel_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     planned()
     monkeypatch.setattr("fastconv.runtime.run", refuse)
-    monkeypatch.setattr("fastconv.algorithms.interface.pack_weights", refuse)
+    monkeypatch.setattr("fastconv.algorithms.interface.PackedWeights", refuse)
 
 
 def refused(kind: type[Exception], message: str, **changes: Any) -> None:

@@ -255,3 +255,32 @@ def test_factories_remember_and_name_their_kernels() -> None:
     with pytest.raises(TypeError, match="constants of kernels are int, float or str"):
         nothing(None)
     assert "nothing_1_0p5_a" in nothing(1, 0.5, "a").asm()
+
+
+WARMUP = """
+import sys, numpy as np, fastconv
+from fastconv.kernels import jit
+from fastconv.planning.warmup import warmup
+from fastconv.problem import Problem
+words = ["n1c8h20w20_o16k3x3_s1p1d1g1_nchw_f32", "n0c8h20w20_o16k1x1_s1p0d1g1_nchw_f32_bias"]
+seen = []
+warmup([words[0], Problem.parse(words[1])], progress=lambda done, total: seen.append((done, total)))
+assert seen == [(0, 2), (1, 2), (2, 2)]
+kernels = jit.compiled()
+x = np.ones((1, 8, 20, 20), np.float32)
+fastconv.conv2d(x, np.ones((16, 8, 3, 3), np.float32), padding=1, threads=1)
+fastconv.conv2d(x, np.ones((16, 8, 1, 1), np.float32), np.ones(16, np.float32), threads=1)
+assert kernels and jit.compiled() == kernels
+try:
+    warmup(["not a problem"])
+except ValueError:
+    pass
+else:
+    sys.exit("accepted nonsense")
+"""
+
+
+def test_warmup_compiles_what_later_calls_need(tmp_path: Path) -> None:
+    words = {**os.environ, "FASTCONV_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(PACKAGE.parent)}
+    subprocess.run([sys.executable, "-c", WARMUP], env=words, check=True, timeout=120)
+    assert list(tmp_path.rglob("*.bin"))

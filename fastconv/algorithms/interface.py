@@ -96,6 +96,10 @@ class Algorithm(ABC, Generic[C]):
     def cost(self, problem: Problem, machine: Machine, config: C) -> float:
         """Return the estimated time in seconds with ``problem.threads`` threads and packed weights."""
 
+    def numerics(self, config: C) -> Config:
+        """Return what of `config` decides the bits of the result: nothing, where only the division of work does."""
+        return ()
+
     def packing_cost(self, problem: Problem) -> float:
         """Return the estimated time in seconds of packing the weights, which a functional call pays every time."""
         return SECONDS_PER_WEIGHT * problem.o * (problem.c // problem.groups) * problem.taps

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -287,7 +288,12 @@ class Winograd(Algorithm[Config]):
             for share in (0.5, 1, 2, 4)
             for config in self._blocks(problem, machine, m, share, lanes)
         }
-        return tuple(sorted(choices, key=lambda config: self.cost(problem, machine, config))[:4])
+        ordered = sorted(choices, key=lambda config: self.cost(problem, machine, config))
+        if problem.threads > 1:
+            # The same bits for any number of threads: the tile is the one that one thread would take.
+            m = self.configs(replace(problem, threads=1), machine)[0].m
+            ordered.sort(key=lambda config: config.m != m)
+        return tuple(ordered[:4])
 
     def _blocks(self, problem: Problem, machine: Machine, m: int, share: float, lanes: int) -> list[Config]:
         """Return configs whose V fills 1/`share` of L2, or the whole of it and more where planes are gathered."""
@@ -331,6 +337,10 @@ class Winograd(Algorithm[Config]):
         block = max(products, far) + 0.3 * min(products, far) + turn * (vectors_in + vectors_out)
         blocks = problem.n * problem.groups * s.down * s.across
         return tiles.seconds(problem, block * blocks, blocks * config.splits)
+
+    def numerics(self, config: Config) -> tuple[int]:
+        """The side of a tile."""
+        return (config.m,)
 
     def packing_cost(self, problem: Problem) -> float:
         """Count the kernels to transform."""

@@ -12,10 +12,11 @@ Control block (64-bit words, every contended one on a cache line of its own)::
     28 mailboxes of the pool                    29 how many of them
     32 context of this call: the plan's template with the addresses of x, y and the residual
 
-Blocks are reused and never freed, so that a thread that comes late finds a valid ticket, sees another generation
-and goes away. The mailbox of a pool thread is one word: its state, or the address of the control block that is handed
-to it (a multiple of 64) plus READY. Whoever swaps that word owns the hand-over: the thread, which takes it, or
-the caller, which found no task left and takes it back from a thread that the system has not let run meanwhile.
+Blocks are reused and never freed, so that a thread that comes late finds a valid ticket, sees another
+generation and goes away. The mailbox of a pool thread is one word: its state, or the address of the control
+block that is handed to it (a multiple of 64) plus READY. Whoever swaps that word owns the hand-over: the
+thread, which takes it, or the caller, which found no task left and takes it back from a thread that the
+system has not let run meanwhile.
 """
 
 from __future__ import annotations

@@ -91,9 +91,23 @@ def as_planned(problem: Problem) -> Problem:
 
 
 def choose(problem: Problem, machine: Machine, algorithm: str = AUTO, *, packing: bool = False) -> Choice:
-    """Return the choice by estimate, or the forced one; takes and raises what `ranked` does."""
-    best = ranked(problem, machine, algorithm, packing=packing)[0]
+    """Return the choice by estimate, or the forced one; takes and raises what `ranked` does.
+
+    What decides the bits of the result is chosen as for one thread, so that they do not depend on the number of threads;
+    how the work is divided is chosen for the threads there are.
+    """
+    rows = ranked(problem, machine, algorithm, packing=packing)
+    best = rows[0]
+    if problem.threads > 1:
+        alone = ranked(replace(problem, threads=1), machine, algorithm, packing=packing)[0]
+        best = next((row for row in rows if _same_bits(row, alone)), alone)
     return _choice(best, "estimate" if algorithm == AUTO else "forced")
+
+
+def _same_bits(row: Candidate, other: Candidate) -> bool:
+    if row.algorithm is not other.algorithm:
+        return False
+    return row.algorithm.numerics(row.config) == row.algorithm.numerics(other.config)
 
 
 def prepare(
