@@ -157,7 +157,7 @@ def touch(deed: str):  # type: ignore[no-untyped-def]
         (at,) = words(ctx, 1)
         value = load("float32", at)
         if writes:
-            store("float32", at, value)
+            store("float32", at, value + np.float32(1))
         else:
             store("float32", scratch, value)
 

@@ -19,6 +19,7 @@ from fastconv.kernels.atomics import plain_load, plain_store
 from fastconv.kernels.jit import Kernel, task_factory
 from fastconv.runtime import launcher, threads, workspace
 from fastconv.runtime.pool import Pool, pool
+from fastconv.runtime.work import STACK_BYTES
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRATCH_WORDS = 100
@@ -45,9 +46,11 @@ def mix(turns: int):  # type: ignore[no-untyped-def]
     return task
 
 
-def work(tasks: int, seconds: float = 1e-3, turns: int = 300, constant: int = 3) -> runtime.Work:
-    context = np.array([0, 0, 0, constant, *range(60)])
-    return runtime.Work(mix(turns), context, tasks, 8 * SCRATCH_WORDS, seconds)
+def work(
+    tasks: int, seconds: float = 1e-3, turns: int = 300, scratch_bytes: int = 8 * SCRATCH_WORDS
+) -> runtime.Work:
+    context = np.array([0, 0, 0, 3, *range(60)])
+    return runtime.Work(mix(turns), context, tasks, scratch_bytes, seconds)
 
 
 def run(job: runtime.Work, x: np.ndarray, count: int) -> np.ndarray:
@@ -75,6 +78,14 @@ def test_same_bits_for_any_executor_and_number_of_threads(
         for count in (1, 2, 3, 8, 300):
             for _ in range(5):
                 np.testing.assert_array_equal(run(work(tasks), x, count), right)
+
+
+def test_scratch_on_the_stack_and_off_it() -> None:
+    x = np.arange(9)
+    right = run(work(9), x, 1)
+    for scratch_bytes in (8 * SCRATCH_WORDS + 1, STACK_BYTES, STACK_BYTES + 1, 1 << 20):
+        for seconds in (0.0, 1.0):
+            np.testing.assert_array_equal(run(work(9, seconds, scratch_bytes=scratch_bytes), x, 1), right)
 
 
 def test_one_work_in_many_threads_at_once() -> None:

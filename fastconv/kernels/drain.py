@@ -61,7 +61,7 @@ STATE = 63
 #: A compiled function as Python calls it, with integers only.
 Entry = Callable[..., Any]
 INT = types.intp
-SERIAL = types.void(*[INT] * 9)
+SERIAL = types.void(*[INT] * 10)
 BEGIN = INT(*[INT] * 13)
 FINISH = types.void(INT, INT)
 JOIN = types.void(INT, INT, INT)
@@ -102,11 +102,23 @@ def drain(control: int) -> None:
 
 
 def serial(
-    kernel: int, template: int, words: int, x: int, y: int, residual: int, start: int, end: int, scratch: int
+    kernel: int,
+    template: int,
+    words: int,
+    x: int,
+    y: int,
+    residual: int,
+    start: int,
+    end: int,
+    scratch: int,
+    stack_words_of_scratch: int,
 ) -> None:
-    """Run tasks [start, end) in the calling thread; the call's context lives on its stack."""
-    context = stack_words(words)
+    """Run tasks [start, end) in the calling thread; the call's context, and small scratch, live on its stack."""
+    padded = (words + 7) & -8
+    context = stack_words(padded + stack_words_of_scratch)
     _copy_context(context, template, words, x, y, residual)
+    if scratch == 0:
+        scratch = context + padded * WORD
     for i in range(start, end):
         call_task(kernel, context, i, scratch)
 

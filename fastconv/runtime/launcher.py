@@ -22,7 +22,7 @@ from fastconv.kernels import drain
 from fastconv.kernels.jit import native
 from fastconv.runtime import region, workspace
 from fastconv.runtime.pool import Pool, Words, entries, give_way_address, pool
-from fastconv.runtime.work import Work
+from fastconv.runtime.work import STACK_BYTES, Work
 
 EXECUTORS = ("serial", "pool", "numba")
 #: Serial time from which a second thread pays, if one waits awake; see `pool` for threads that must be woken.
@@ -56,14 +56,14 @@ def run(work: Work, x_address: int, y_address: int, residual_address: int, threa
         return
     kernel = work.kernel.address
     serial = _serial or _load_serial()
-    block = workspace.take(work.scratch_bytes) if work.scratch_bytes else None
+    words, template, room = work.words, work.template, work.stack_words
+    block = None if work.scratch_bytes <= STACK_BYTES else workspace.take(work.scratch_bytes)
     scratch = block.address if block else 0
-    words, template = work.words, work.template
     if work.seconds <= ONE_BLOCK_SECONDS:
-        serial(kernel, template, words, x_address, y_address, residual_address, 0, work.tasks, scratch)
+        serial(kernel, template, words, x_address, y_address, residual_address, 0, work.tasks, scratch, room)
     else:
         for start, end in _blocks(work.tasks, work.seconds, 1):
-            serial(kernel, template, words, x_address, y_address, residual_address, start, end, scratch)
+            serial(kernel, template, words, x_address, y_address, residual_address, start, end, scratch, room)
     if block:
         workspace.give(block)
 

@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from fastconv.kernels.jit import Kernel
 
+#: Scratch up to this size needs no workspace when one thread runs all tasks; the stacks of threads can be small.
+STACK_BYTES = 16384
 _INT64 = np.dtype(np.int64)
 
 
@@ -44,6 +46,8 @@ class Work:
     #: Address and length of the template, asked for once.
     template: int = field(init=False, repr=False)
     words: int = field(init=False, repr=False)
+    #: Words of scratch that a thread running alone takes from its stack; 0 where it is too much for that.
+    stack_words: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         context = self.context
@@ -55,3 +59,5 @@ class Work:
         address = ctypes.addressof(ctypes.c_char.from_buffer(context))  # type: ignore[arg-type]
         object.__setattr__(self, "template", address)
         object.__setattr__(self, "words", context.size)
+        on_stack = self.scratch_bytes <= STACK_BYTES
+        object.__setattr__(self, "stack_words", -(-self.scratch_bytes // 8) if on_stack else 0)
