@@ -18,6 +18,11 @@ TILE_OVERHEAD = 40.0
 TASK_OVERHEAD = 600.0
 
 
+#: Rows a tile may have: divisors of the usual sizes and what fills the registers. Each tile is a kernel to compile, and
+#: the numbers left out never won by more than 2 %.
+ROWS = (1, 2, 4, 6, 7, 8, 9, 10, 12, 13, 14, 16, 20, 24, 28)
+
+
 class Tile(NamedTuple):
     """A register tile: MR rows of A against NV vectors of B."""
 
@@ -29,8 +34,8 @@ class Tile(NamedTuple):
 def tiles(machine: Machine) -> tuple[Tile, ...]:
     """Return the tiles that fit the registers: MR * NV sums, NV columns of B and one broadcast row of A."""
     spare = machine.vector_registers - 1 - (0 if machine.fma else 1)
-    found = [Tile(mr, nv) for nv in (1, 2, 3, 4) for mr in range(1, spare // nv)]
-    return tuple(tile for tile in found if tile.mr * tile.nv + tile.nv <= spare and tile.mr <= 28)
+    found = [Tile(mr, nv) for nv in (1, 2, 3, 4) for mr in ROWS]
+    return tuple(tile for tile in found if tile.mr * tile.nv + tile.nv <= spare)
 
 
 def step_cycles(tile: Tile, machine: Machine, k: int, *, split_loads: bool = False) -> float:
