@@ -28,7 +28,9 @@ TILES = [(1, 1), (3, 2), *largest_tiles(HOST)]
 class Product:
     """One call of the micro-kernel on small integers: items at scattered places, strides with gaps."""
 
-    def __init__(self, mr: int, nv: int, dtype: str, axis: str, activation: str = "none", items: int = 3) -> None:
+    def __init__(
+        self, mr: int, nv: int, dtype: str, axis: str, activation: str = "none", items: int = 3
+    ) -> None:
         self.mr, self.nv, self.axis, self.lanes = mr, nv, axis, HOST.lanes(dtype)
         self.width, self.k, self.dtype = nv * self.lanes, 5, np.dtype(dtype)
         rng = np.random.default_rng([mr, nv, items])
@@ -53,7 +55,13 @@ class Product:
         return np.array(found)
 
     def run(
-        self, rows: int, segments: Array, *, residual: Array | None = None, mode: int = 0, row: int | None = None
+        self,
+        rows: int,
+        segments: Array,
+        *,
+        residual: Array | None = None,
+        mode: int = 0,
+        row: int | None = None,
     ) -> Array:
         """Return the outputs, FILL where nothing was written, in rows of `row` elements."""
         step = self.width + 2 if row is None else row
@@ -74,7 +82,13 @@ class Product:
 def test_every_edge(tile: tuple[int, int], axis: str) -> None:
     product = Product(*tile, "float32", axis)
     for rows in {1, max(1, product.mr - 1), product.mr}:
-        for live in {1, product.lanes - 1, product.width - product.lanes + 1, product.width - 1, product.width}:
+        for live in {
+            1,
+            product.lanes - 1,
+            product.width - product.lanes + 1,
+            product.width - 1,
+            product.width,
+        }:
             y = product.run(rows, product.segments(live))
             expected = np.full_like(y, FILL)
             expected[:rows, :live] = product.expected[:rows, :live]
@@ -171,7 +185,9 @@ def test_loops_use_full_registers_and_no_stack(dtype: str, axis: str) -> None:
 
 @pytest.mark.skipif(not X86 or HOST.vector_bytes < 64, reason="needs AVX-512")
 def test_avx512_adds_up_in_zmm() -> None:
-    loop = innermost_loop(one_tile(*largest_tiles(HOST)[1], HOST.lanes("float32"), "float32", "n", "none").asm())
+    loop = innermost_loop(
+        one_tile(*largest_tiles(HOST)[1], HOST.lanes("float32"), "float32", "n", "none").asm()
+    )
     assert loop.widths == {"zmm"}
     assert loop.count("vfmadd") >= 28
 

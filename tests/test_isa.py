@@ -54,5 +54,7 @@ def test_every_algorithm_on_older_machines(
 def test_every_algorithm_is_met_by_the_short_list() -> None:
     for name in NAMES:
         algorithm = registry.get(name)
-        taken = [algorithm.why_not(Problem.parse(word), Machine.host()) is None for word in (*SHORT, *FAMILIES)]
+        taken = [
+            algorithm.why_not(Problem.parse(word), Machine.host()) is None for word in (*SHORT, *FAMILIES)
+        ]
         assert any(taken), f"{name} takes none of SHORT and FAMILIES: add a problem that it takes"

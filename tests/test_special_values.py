@@ -1,4 +1,4 @@
-"""NaN and infinity: where the definition puts them, and nowhere else; infinite weights never leak out of the padding."""
+"""NaN and infinity: they come out where the definition puts them, and taps on zero padding never bring them in."""
 
 from __future__ import annotations
 
