@@ -10,6 +10,7 @@ from oracle import Case, Problem, check, evaluate, excess, known
 from problems import FAMILIES, PROBLEMS, SHORT
 from running import NAMES, accepted, accepting, compute, empty_result, is_exact, judge, prepared, promise, run
 
+import fastconv
 from fastconv.machine import Machine
 
 FLOATS = tuple(word for word in PROBLEMS if "_f32" in word or "_f64" in word)
@@ -123,3 +124,57 @@ def test_repeated_runs_give_the_same_bits(name: str) -> None:
     y = run(problem, work, case)
     for turn in range(200):
         np.testing.assert_array_equal(run(problem, work, case, threads=2, byte=turn), y)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "uint8", "int16", "uint32", "int64"])
+@pytest.mark.parametrize("name", NAMES)
+def test_storage_types(name: str, dtype: str) -> None:
+    """Types that are computed in another one; integers fill their type, so that sums wrap around."""
+    words = tuple(replace(Problem.parse(word), dtype=dtype, bias=True).word for word in FAMILIES)
+    problem = Problem.parse(accepting(name, words))
+    algorithm = accepted(name, problem)
+    top, bottom, left, right = problem.padding
+    for kind in ("integers", "normal"):
+        case, expected, magnitude = known(problem.word, kind)
+        y = fastconv.conv2d(
+            case.x,
+            case.w,
+            case.bias,
+            padding=((top, bottom), (left, right)),
+            groups=problem.groups,
+            layout=problem.layout,
+            algorithm=name,
+        )
+        assert y.dtype == problem.result_dtype
+        judge(algorithm, problem, y, expected, magnitude)
+        if kind == "integers" and is_exact(algorithm, problem):
+            np.testing.assert_array_equal(y, expected.astype(y.dtype))
+
+
+#: Layers of networks: large enough for the estimate to prefer different algorithms.
+LAYERS = (
+    "n1c64h28w30_o64k3x3_s1p1d1g1_nchw_f32",
+    "n1c64h28w30_o64k3x3_s1p1d1g1_nhwc_f32",
+    "n1c128h7w7_o64k3x3_s1p1d1g1_nchw_f32",
+    "n1c96h14w13_o24k1x1_s1p0d1g1_nhwc_f32",
+    "n1c3h64w61_o32k7x7_s2p3d1g1_nchw_f32",
+    "n1c96h14w15_o96k3x3_s1p1d1g96_nhwc_f32",
+)
+
+
+@pytest.mark.parametrize("accuracy", ["strict", "standard"])
+@pytest.mark.parametrize("word", (*LAYERS, *FAMILIES))
+def test_calls_give_the_same_bits_for_any_number_of_threads(word: str, accuracy: str) -> None:
+    problem = Problem.parse(word)
+    case = known(word, "normal")[0]
+    top, bottom, left, right = problem.padding
+    words = {
+        "stride": problem.stride,
+        "padding": ((top, bottom), (left, right)),
+        "groups": problem.groups,
+        "layout": problem.layout,
+        "accuracy": accuracy,
+    }
+    y = fastconv.conv2d(case.x, case.w, threads=1, **words)
+    for threads in (2, 3, 8):
+        np.testing.assert_array_equal(fastconv.conv2d(case.x, case.w, threads=threads, **words), y)

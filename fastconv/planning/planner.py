@@ -93,7 +93,7 @@ def as_planned(problem: Problem) -> Problem:
 def choose(problem: Problem, machine: Machine, algorithm: str = AUTO, *, packing: bool = False) -> Choice:
     """Return the choice by estimate, or the forced one; takes and raises what `ranked` does.
 
-    What decides the bits of the result is chosen as for one thread, so that they are the same for any number of threads;
+    What decides the bits of the result is chosen as for one thread: they are the same for any number of threads;
     how the work is divided is chosen for the threads there are.
     """
     rows = ranked(problem, machine, algorithm, packing=packing)
