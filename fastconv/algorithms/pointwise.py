@@ -189,7 +189,15 @@ class Pointwise(Algorithm[Config]):
             line = problem.ow if _strided(problem) else max(problem.n, 1) * problem.oh * problem.ow
             found = tiles.best_tiles(machine, line, problem.o, problem.c, lanes, keep=3)
         else:
-            found = tiles.best_tiles(machine, problem.o, problem.oh * problem.ow, problem.c, lanes, keep=3)
+            found = tiles.best_tiles(
+                machine,
+                problem.o,
+                problem.oh * problem.ow,
+                problem.c,
+                lanes,
+                from_l2=_extra_lines(problem),
+                keep=3,
+            )
         return tuple(self._with_count(problem, machine, tile, lanes) for tile in found)
 
     def _with_count(self, problem: Problem, machine: Machine, tile: tiles.Tile, lanes: int) -> Config:
@@ -225,7 +233,9 @@ class Pointwise(Algorithm[Config]):
         else:
             blocks = -(-problem.oh // config.portion)
             columns = config.portion * problem.ow
-            block = tiles.tiled_cycles(tile, machine, problem.o, columns, problem.c, lanes)
+            block = tiles.tiled_cycles(
+                tile, machine, problem.o, columns, problem.c, lanes, from_l2=_extra_lines(problem)
+            )
             products = images * blocks * block
             tasks = images * blocks * config.splits
             used = problem.x_bytes // (problem.stride[0] * problem.stride[1])
@@ -271,6 +281,12 @@ def _group(problem: Problem, machine: Machine, width: int) -> int:
     if problem.w_bytes <= machine.l2_bytes // 2:
         return 2
     return max(2, machine.l2_bytes // 2 // (problem.c * width * size))
+
+
+def _extra_lines(problem: Problem) -> int:
+    """Return how many lines more than vectors a row of a tile touches in NCHW: none where planes are whole lines."""
+    plane = problem.oh * problem.ow * np.dtype(problem.compute_dtype).itemsize
+    return int(plane % 64 != 0)
 
 
 def _strided(problem: Problem) -> bool:

@@ -38,38 +38,61 @@ def tiles(machine: Machine) -> tuple[Tile, ...]:
     return tuple(tile for tile in found if tile.mr * tile.nv + tile.nv <= spare)
 
 
-def step_cycles(tile: Tile, machine: Machine, k: int, *, split_loads: bool = False) -> float:
+def step_cycles(
+    tile: Tile, machine: Machine, k: int, *, split_loads: bool = False, from_l2: int | None = None
+) -> float:
     """Return the cycles of one of `k` steps: two FMAs or two loads at a time, at least the latency of a chain.
 
     `split_loads` says that vectors of B start anywhere, so that each costs two loads. A panel of B beyond half of L1
-    streams from L2.
+    streams from L2. Where B is the image itself it always does, and A too: `from_l2` is then how many lines a row of
+    B touches more than it has vectors.
     """
     sums = tile.mr * tile.nv
     loads = tile.mr + tile.nv * (2 if split_loads else 1)
     products = sums if machine.fma else 2 * sums
     row = tile.nv * machine.vector_bytes
     streamed = row / L2_RATE if k * row > machine.l1_bytes // 2 else 0.0
+    if from_l2 is not None:
+        streamed = (row + from_l2 * machine.vector_bytes + 4 * tile.mr) / L2_RATE
     return max(products / 2, loads / 2, 4.0, streamed) + 0.1
 
 
 def tiled_cycles(
-    tile: Tile, machine: Machine, rows: int, cols: int, k: int, lanes: int, *, split_loads: bool = False
+    tile: Tile,
+    machine: Machine,
+    rows: int,
+    cols: int,
+    k: int,
+    lanes: int,
+    *,
+    split_loads: bool = False,
+    from_l2: int | None = None,
 ) -> float:
     """Return the cycles of a `rows` x `cols` product of depth `k`, edges included."""
+    step = step_cycles(tile, machine, k, split_loads=split_loads, from_l2=from_l2)
     count = -(-rows // tile.mr) * -(-cols // (tile.nv * lanes))
-    # Each row of a tile is stored to another place, and more than about 16 stores at once are waited for: 6x4 beats
+    # Each row of a tile is stored to another place, and more than about 8 places at once are waited for: 6x4 beats
     # 14x2 by 12 % where k is 64, 7x2 beats it by 13 % where k is 147.
-    stores = 2.0 * tile.mr * tile.nv + 4.0 * tile.mr + 6.0 * max(tile.mr * tile.nv - 16, 0)
-    return count * (k * step_cycles(tile, machine, k, split_loads=split_loads) + stores + TILE_OVERHEAD)
+    stores = 2.0 * tile.mr * tile.nv + 4.0 * tile.mr + 10.0 * max(tile.mr - 8, 0)
+    return count * (k * step + stores + TILE_OVERHEAD)
 
 
 def best_tiles(
-    machine: Machine, rows: int, cols: int, k: int, lanes: int, *, split_loads: bool = False, keep: int = 1
+    machine: Machine,
+    rows: int,
+    cols: int,
+    k: int,
+    lanes: int,
+    *,
+    split_loads: bool = False,
+    from_l2: int | None = None,
+    keep: int = 1,
 ) -> tuple[Tile, ...]:
     """Return the `keep` cheapest tiles for a product of that size, best first."""
 
     def cycles(tile: Tile) -> tuple[float, int]:
-        return tiled_cycles(tile, machine, rows, cols, k, lanes, split_loads=split_loads), -tile.mr * tile.nv
+        cost = tiled_cycles(tile, machine, rows, cols, k, lanes, split_loads=split_loads, from_l2=from_l2)
+        return cost, -tile.mr * tile.nv
 
     return tuple(sorted(tiles(machine), key=cycles)[:keep])
 
