@@ -2,7 +2,7 @@
 
 The universal fallback: every kernel size, stride, dilation, padding mode and group. Wins where `direct` has too few
 channels in a run or too much padding, and on maps so small that a flat run of outputs fills tiles better. Memory: one
-panel per worker, bounded whatever the image, for long sums are cut and carried on in registers' images.
+panel per worker, bounded whatever the image: long sums are cut, and their partial sums kept between the parts.
 
 Source: K. Chellapilla et al., IWFHR 2006 (im2col); tiled as in S. Chetlur et al., arXiv:1410.0759. Start reading at
 `im2col_nhwc`.

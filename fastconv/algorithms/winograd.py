@@ -24,7 +24,7 @@ import numpy as np
 from fastconv.algorithms import tiles
 from fastconv.algorithms.geometry import aligned_up, column_map, column_segments, context, one_item, row_map
 from fastconv.algorithms.interface import Algorithm, Layout
-from fastconv.algorithms.winograd_weights import SECONDS_PER_KERNEL, winograd_weights
+from fastconv.algorithms.winograd_weights import packing_seconds, winograd_weights
 from fastconv.arrays import address
 from fastconv.kernels.definition import window_sum_float32, window_sum_float64
 from fastconv.kernels.gemm_tile import brgemm
@@ -343,8 +343,8 @@ class Winograd(Algorithm[Config]):
         return (config.m,)
 
     def packing_cost(self, problem: Problem) -> float:
-        """Count the kernels to transform."""
-        return SECONDS_PER_KERNEL * (problem.c // problem.groups) * problem.o
+        """Count the elements of U, those of F(4)."""
+        return packing_seconds(problem, 4)
 
     def error_bound(self, problem: Problem) -> float:
         """Grow with the norms of the transforms and with the square root of the channels; see `bound_is_local`."""

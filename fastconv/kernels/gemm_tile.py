@@ -138,7 +138,7 @@ def _emit_products(b: Any, tile: _Tile, arg: dict[str, Any], start: list[Any]) -
 def _emit_output_prefetch(b: Any, tile: _Tile, arg: dict[str, Any]) -> None:
     """Ask for the lines of the outputs, to write: they come while the products are computed, not at the stores.
 
-    Measured on 1x1, 64 -> 256 channels at 56x56, where outputs come from beyond L2: see `reference` in the changelog.
+    Measured on 1x1, 64 -> 256 channels at 56x56, where outputs come from beyond L2: 4 % with 14x2, 15 % with 28x1.
     """
     place = arg["y"]
     if tile.axis == "m":
