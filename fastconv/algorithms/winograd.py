@@ -26,7 +26,7 @@ from fastconv.algorithms.geometry import aligned_up, column_map, column_segments
 from fastconv.algorithms.interface import Algorithm, Layout
 from fastconv.algorithms.winograd_weights import packing_seconds, winograd_weights
 from fastconv.arrays import address
-from fastconv.kernels.definition import window_sum_float32, window_sum_float64
+from fastconv.kernels.definition import window_sum
 from fastconv.kernels.gemm_tile import brgemm
 from fastconv.kernels.jit import task_factory
 from fastconv.kernels.packing import pack_pixels
@@ -155,15 +155,10 @@ def winograd(m: int, mr: int, nv: int, lanes: int, dtype: str, activation: str, 
                     for place in range(nh * m * nw * m):
                         row, column = ty * m + place // (nw * m), tx * m + place % (nw * m)
                         if row < oh and column < ow:
-                            maps = row_in + 8 * row, col_in + 8 * column
-                            if size == 4:
-                                total = window_sum_float32(
-                                    corner, kernel, maps[0], maps[1], k, 3, 3, 1, 1, x_channel, x_row, x_pixel
-                                )
-                            else:
-                                total = window_sum_float64(
-                                    corner, kernel, maps[0], maps[1], k, 3, 3, 1, 1, x_channel, x_row, x_pixel
-                                )
+                            total = window_sum(
+                                size, corner, kernel, row_in + 8 * row, col_in + 8 * column, k, 3, 3, 1, 1,
+                                x_channel, x_row, x_pixel,
+                            )  # fmt: skip
                             store(dtype, products, total + load(dtype, bias + (panel * width + o) * size))
                             out = y + image * y_image + row * y_row + column * y_pixel
                             out += (group * per_group + channel) * y_channel
