@@ -30,6 +30,10 @@ from fastconv.problem import Problem
 Task = Callable[[int, int, int], None]
 
 
+#: Most work of one task.
+TASK_FLOP = 4e9
+
+
 class Config(NamedTuple):
     """Register tile, tiles of pixels (NHWC) or rows of the image (NCHW) in a task, parts of the output channels.
 
@@ -210,7 +214,8 @@ class Pointwise(Algorithm[Config]):
         total = _tiles_in_all(problem, tile.mr) if nhwc else problem.oh
         count = total if group else max(1, min(total, room // (unit * (problem.c + problem.o) * size)))
         pieces = 1 if nhwc else max(problem.n, 1)
-        blocks, splits = -(-total // count), 1
+        # Python sees Ctrl-C only between tasks: none takes more than some tens of milliseconds.
+        blocks, splits = max(-(-total // count), min(total, int(problem.flop / pieces / TASK_FLOP))), 1
         if problem.threads > 1 and pieces * blocks < 4 * problem.threads:
             wanted = -(-4 * problem.threads // pieces)
             if problem.w_bytes <= problem.x_bytes:

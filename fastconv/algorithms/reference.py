@@ -58,11 +58,11 @@ def _activate(kind: int, v: float) -> float:
 
 @task_factory
 def reference(dtype: str, activation: str) -> Task:
-    """Return the task that computes one output channel of one image.
+    """Return the task that computes one row of one output channel.
 
     Shapes   x, y by strides, so either layout; w (O, C/g, kh, kw)
     Assumes  maps give the input row and column at each padded place, -1 for zero padding
-    Touches  writes its channel of y
+    Touches  writes its row of y
     Source   the definition of cross-correlation
     """
     kind = ACTIVATIONS.index(activation)
@@ -73,30 +73,30 @@ def reference(dtype: str, activation: str) -> Task:
         x, y, residual, weights, bias, rows, cols, o, oh, ow = words(ctx, 10)
         per_group, channels, kh, kw, sh, sw, dh, dw, size, _ = words(ctx + 80, 10)
         xn, xc, xh, xw, yn, yo, yh, yw = words(ctx + 160, 8)
-        image, channel = i // o, i % o
+        row, rest = i % oh, i // oh
+        image, channel = rest // o, rest % o
         first = x + image * xn + channel // per_group * channels * xc
-        for row in range(oh):
-            for column in range(ow):
-                total = zero
-                for r in range(kh):
-                    h = load("int64", rows + 8 * (row * sh + r * dh))
-                    for s in range(kw):
-                        w = load("int64", cols + 8 * (column * sw + s * dw))
-                        if h >= 0 and w >= 0:
-                            for c in range(channels):
-                                tap = ((channel * channels + c) * kh + r) * kw + s
-                                value = load(dtype, first + c * xc + h * xh + w * xw)
-                                weight = load(dtype, weights + tap * size)
-                                if floating:
-                                    total += float(value) * float(weight)
-                                else:
-                                    total += value * weight
-                if bias != 0:
-                    total += load(dtype, bias + channel * size)
-                place = image * yn + channel * yo + row * yh + column * yw
-                if residual != 0:
-                    total += load(dtype, residual + place)
-                store(dtype, y + place, _activate(kind, total) if floating else _integer(kind, int(total)))
+        for column in range(ow):
+            total = zero
+            for r in range(kh):
+                h = load("int64", rows + 8 * (row * sh + r * dh))
+                for s in range(kw):
+                    w = load("int64", cols + 8 * (column * sw + s * dw))
+                    if h >= 0 and w >= 0:
+                        for c in range(channels):
+                            tap = ((channel * channels + c) * kh + r) * kw + s
+                            value = load(dtype, first + c * xc + h * xh + w * xw)
+                            weight = load(dtype, weights + tap * size)
+                            if floating:
+                                total += float(value) * float(weight)
+                            else:
+                                total += value * weight
+            if bias != 0:
+                total += load(dtype, bias + channel * size)
+            place = image * yn + channel * yo + row * yh + column * yw
+            if residual != 0:
+                total += load(dtype, residual + place)
+            store(dtype, y + place, _activate(kind, total) if floating else _integer(kind, int(total)))
 
     return task
 
@@ -127,7 +127,7 @@ class Reference(Algorithm[Config]):
 
     def cost(self, problem: Problem, machine: Machine, config: Config) -> float:
         """About four cycles a product: a chain of dependent scalar additions."""
-        tasks = problem.n * problem.o
+        tasks = problem.n * problem.o * problem.oh
         return tiles.seconds(problem, 2.0 * problem.flop + 60.0 * math.prod(problem.y_shape), tasks)
 
     def error_bound(self, problem: Problem) -> float:
@@ -159,7 +159,7 @@ class Reference(Algorithm[Config]):
         )
         kernel = reference(problem.compute_dtype, problem.activation)
         seconds = self.cost(problem, machine, config) * problem.threads
-        return Layout(kernel, values, problem.n * o, 0, seconds, None, False, (rows, cols))
+        return Layout(kernel, values, problem.n * o * oh, 0, seconds, None, False, (rows, cols))
 
 
 ALGORITHM = Reference()
