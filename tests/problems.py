@@ -24,6 +24,8 @@ _BOTH = (
     "n1c4h10w9_o7k2x5_s3x2p1.2.0.3d1g1 bias",
     "n1c2h32w31_o3k7x5_s2p3d1g1",
     "n1c32h7w6_o33k5x4_s1p2d1g1",
+    "n1c19h18w26_o20k3x3_s1p1d1g1 fast",
+    "n2c8h7w13_o7k3x3_s1p2.0.1.1d1g1 bias residual fast",
     # more channels than one run, and a sum longer than one panel
     "n1c130h6w7_o20k3x3_s1p1d1g1",
     "n1c1100h3w4_o7k3x3_s1p0d1g1 bias residual",
@@ -64,7 +66,16 @@ _BOTH = (
     "n1c9h12w10_o9k3x3_s1p1d1g9 replicate",
 )
 
-_WORDS = {"reflect": 0, "symmetric": 0, "replicate": 0, "circular": 0, "relu": 1, "bias": 2, "residual": 3}
+_WORDS = {
+    "reflect": 0,
+    "symmetric": 0,
+    "replicate": 0,
+    "circular": 0,
+    "relu": 1,
+    "bias": 2,
+    "residual": 3,
+    "fast": 4,
+}
 
 
 def _word(text: str, layout: str, dtype: str) -> str:
@@ -83,7 +94,7 @@ def _small() -> list[str]:
     return found
 
 
-_OTHER_DTYPES = (1, 2, 7, 12, 18, 25, 28, 43)
+_OTHER_DTYPES = (1, 2, 7, 12, 20, 27, 30, 45)
 
 #: float32 in both layouts, then float64 and sums of integers on every few of them.
 PROBLEMS = tuple(

@@ -55,7 +55,7 @@ def test_error_bound_holds_on_other_data(name: str, word: str, kind: str) -> Non
     judge(algorithm, problem, compute(algorithm, problem, case), expected, magnitude)
 
 
-@pytest.mark.parametrize("word", SHORT[:4])
+@pytest.mark.parametrize("word", (*SHORT[:4], "n1c19h18w26_o20k3x3_s1p1d1g1_nhwc_f32_fast"))
 @pytest.mark.parametrize("name", NAMES)
 def test_every_setting(name: str, word: str) -> None:
     problem = Problem.parse(word)
@@ -82,6 +82,26 @@ def test_settings_for_more_threads_change_no_bit(name: str, word: str) -> None:
         many = replace(one, threads=threads)
         assert algorithm.why_not(many, HOST) is None
         np.testing.assert_array_equal(compute(algorithm, many, case, threads=2), y)
+
+
+#: Class of accuracy -> relative L2 error, largest error beside the largest output. "strict" names no numbers of its
+#: own (`error_bound` is its promise), but must not be worse than "standard".
+PROMISES = {"strict": (5e-6, 1e-5), "standard": (5e-6, 1e-5), "fast": (5e-3, 5e-2)}
+DEEP = ("n1c256h13w14_o33k3x3_s1p1d1g1_nchw_f32", "n1c256h13w14_o33k1x1_s1p0d1g1_nhwc_f32", *FAMILIES)
+
+
+@pytest.mark.parametrize("kind", ["normal", "uniform", "relu"])
+@pytest.mark.parametrize("accuracy", PROMISES)
+@pytest.mark.parametrize("word", DEEP)
+@pytest.mark.parametrize("name", NAMES)
+def test_classes_of_accuracy(name: str, word: str, accuracy: str, kind: str) -> None:
+    case, expected, _ = known(word, kind)
+    problem = replace(Problem.parse(word), accuracy=accuracy)
+    algorithm = accepted(name, problem)
+    error = compute(algorithm, problem, case) - expected
+    relative, largest = PROMISES[accuracy]
+    assert np.linalg.norm(error) <= relative * np.linalg.norm(expected)
+    assert np.abs(error).max() <= largest * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("word", FAMILIES)

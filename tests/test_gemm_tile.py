@@ -114,7 +114,7 @@ def test_residual_and_activation(axis: str) -> None:
     np.testing.assert_array_equal(y[:, : product.width], expected)
 
 
-def test_residual_is_read_under_the_masks_only() -> None:
+def test_what_stands_beside_the_residual_does_not_matter() -> None:
     product = Product(3, 2, "float32", "n")
     step = product.width + 2
     residual = np.full((3, step), np.nan, np.float32)
