@@ -13,7 +13,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -160,7 +160,25 @@ def _host() -> Machine:
         features = ""
     else:
         features = codegen.get_host_cpu_features()
-    return Machine.for_cpu(cpu, features)
+    machine = Machine.for_cpu(cpu, features)
+    if "amx-bf16" in machine.features and not _matrix_unit_granted():
+        usable = tuple(word for word in machine.features if not word.startswith("amx"))
+        machine = replace(machine, features=usable)
+    return machine
+
+
+def _matrix_unit_granted() -> bool:
+    """Ask the system for the use of the matrix registers, which Linux gives to processes that ask (once, for good).
+
+    It refuses where a signal stack is too small for 8 KiB of registers more.
+    """
+    import ctypes
+
+    if not sys.platform.startswith("linux"):
+        return False
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
+    answer: int = ctypes.CDLL(None, use_errno=True).syscall(arch_prctl, request_permission, tile_data)
+    return answer == 0
 
 
 @lru_cache(maxsize=1)

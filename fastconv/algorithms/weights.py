@@ -39,6 +39,8 @@ class PackedLayout:
         Bytes from the beginning of the memory.
     keep
         Arrays whose addresses stand in `context`.
+    scratch_bytes
+        Private memory of one running worker.
     """
 
     def __init__(
@@ -51,11 +53,12 @@ class PackedLayout:
         bias_offset: int,
         flags_offset: int,
         keep: tuple[Array, ...],
+        scratch_bytes: int = 0,
     ) -> None:
         self.dtype = dtype
         self.bias_offset, self.flags_offset = bias_offset, flags_offset
         self.total_bytes = flags_offset + 8 * blocks
-        self.work = Work(kernel, context, blocks, 0, seconds, keep)
+        self.work = Work(kernel, context, blocks, scratch_bytes, seconds, keep)
 
 
 class WeightLayout(PackedLayout):
