@@ -25,6 +25,7 @@ from fastconv.kernels.epilogue import emit_activation
 from fastconv.kernels.simd import (
     I64,
     SCALARS,
+    close_loop,
     emit_fma,
     emit_load,
     emit_masked_load,
@@ -32,6 +33,7 @@ from fastconv.kernels.simd import (
     emit_prefetch,
     emit_splat,
     emit_store,
+    enter_loop,
     i64,
     is_float,
     item_bytes,
@@ -77,27 +79,6 @@ def _row_anchors(rows: int) -> dict[int, tuple[int, int]]:
     return {row: reach[row] for row in range(rows)}
 
 
-def _enter_loop(builder: Any, block: Any, start: list[Any]) -> list[Any]:
-    """Branch to `block` and return phis there that begin with the values in `start`."""
-    origin = builder.block
-    builder.branch(block)
-    builder.position_at_end(block)
-    values = [builder.phi(value.type) for value in start]
-    for value, first in zip(values, start, strict=True):
-        value.add_incoming(first, origin)
-    return values
-
-
-def _close_loop(
-    builder: Any, block: Any, phis: list[Any], following: list[Any], again: Any, end: Any
-) -> None:
-    """Go round to `block` with the values `following` while `again`, else on to `end`."""
-    for phi, value in zip(phis, following, strict=True):
-        phi.add_incoming(value, builder.block)
-    builder.cbranch(again, block, end)
-    builder.position_at_end(end)
-
-
 def _emit_products(b: Any, tile: _Tile, arg: dict[str, Any], start: list[Any]) -> list[Any]:
     """Emit the two loops, over items and over k; return the sums."""
     function = b.function
@@ -106,13 +87,13 @@ def _emit_products(b: Any, tile: _Tile, arg: dict[str, Any], start: list[Any]) -
     anchors = _row_anchors(tile.mr)
     bases = sorted({anchor for anchor, _ in anchors.values()})
 
-    outer = _enter_loop(b, items, [i64(0), arg["table"], *start])
+    outer = enter_loop(b, items, [i64(0), arg["table"], *start])
     done, table = outer[0], outer[1]
     a_item = b.add(arg["a"], emit_load(b, table, I64, 8))
     b_item = b.add(arg["b"], emit_load(b, b.add(table, i64(8)), I64, 8))
     pointers = [b.add(a_item, b.mul(arg["am"], i64(base))) for base in bases]
 
-    inner = _enter_loop(b, steps, [arg["k"], b_item, *pointers, *outer[2:]])
+    inner = enter_loop(b, steps, [arg["k"], b_item, *pointers, *outer[2:]])
     left, b_now, a_now, sums = inner[0], inner[1], inner[2 : 2 + len(bases)], inner[2 + len(bases) :]
     step = tile.lanes * tile.size
     columns = [emit_load(b, b.add(b_now, i64(step * j)), tile.vector, tile.size) for j in range(tile.nv)]
@@ -127,11 +108,11 @@ def _emit_products(b: Any, tile: _Tile, arg: dict[str, Any], start: list[Any]) -
     next_left = b.sub(left, i64(1))
     moved = [b.add(pointer, arg["ak"]) for pointer in a_now]
     more = b.icmp_signed(">", next_left, i64(0))
-    _close_loop(b, steps, inner, [next_left, b.add(b_now, arg["bk"]), *moved, *following], more, item_end)
+    close_loop(b, steps, inner, [next_left, b.add(b_now, arg["bk"]), *moved, *following], more, item_end)
 
     next_done = b.add(done, i64(1))
     more = b.icmp_signed("<", next_done, arg["items"])
-    _close_loop(b, items, outer, [next_done, b.add(table, i64(16)), *following], more, finish)
+    close_loop(b, items, outer, [next_done, b.add(table, i64(16)), *following], more, finish)
     return following
 
 

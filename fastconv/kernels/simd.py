@@ -68,6 +68,25 @@ def internal_function(builder: Any, name: str, count: int) -> tuple[Any, bool]:
     return made, False
 
 
+def enter_loop(builder: Any, block: Any, start: list[Any]) -> list[Any]:
+    """Branch to `block` and return phis there that begin with the values in `start`."""
+    origin = builder.block
+    builder.branch(block)
+    builder.position_at_end(block)
+    values = [builder.phi(value.type) for value in start]
+    for value, first in zip(values, start, strict=True):
+        value.add_incoming(first, origin)
+    return values
+
+
+def close_loop(builder: Any, block: Any, phis: list[Any], following: list[Any], again: Any, end: Any) -> None:
+    """Go round to `block` with the values `following` while `again`, else on to `end`."""
+    for phi, value in zip(phis, following, strict=True):
+        phi.add_incoming(value, builder.block)
+    builder.cbranch(again, block, end)
+    builder.position_at_end(end)
+
+
 def emit_load(builder: Any, address: Any, llvm_type: Any, align: int) -> Any:
     """Load one value; alignment is stated, for LLVM's default is the natural one and NumPy's memory is not."""
     return builder.load(builder.inttoptr(address, llvm_type.as_pointer()), align=align)
