@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from fastconv.algorithms.tiles import tiles
-from fastconv.kernels.gemm_tile import brgemm
+from fastconv.kernels.gemm_tile import brgemm, multiply_panel
 from fastconv.kernels.jit import task_factory
 from fastconv.kernels.simd import words
 from fastconv.machine import Machine
@@ -23,6 +23,17 @@ def one_tile(mr: int, nv: int, lanes: int, dtype: str, axis: str, activation: st
             mr, nv, lanes, dtype, axis, activation,
             a, am, ak, b, bk, table, items, k, y, residual, row, live, segments, bias, acc, mode,
         )  # fmt: skip
+
+    return task
+
+
+@task_factory
+def one_panel(mr: int, nv: int, lanes: int, dtype: str):  # type: ignore[no-untyped-def]
+    """Call the micro-kernel of packed panels once, with the arguments that stand in the context."""
+
+    def task(ctx: int, i: int, scratch: int) -> None:
+        a, y, _, b, am, k, ahead, step = words(ctx, 8)
+        multiply_panel(mr, nv, lanes, dtype, a, am, b, k, y, ahead, step)
 
     return task
 
@@ -88,7 +99,12 @@ def judge_assembly(machine: Machine, dtype: str, axis: str) -> None:
     suffix = "s" if dtype == "float32" else "d"
     lanes = machine.lanes(dtype)
     for mr, nv in largest_tiles(machine):
-        loop = innermost_loop(one_tile(mr, nv, lanes, dtype, axis, "none").asm())
+        kernel = (
+            one_panel(mr, nv, lanes, dtype)
+            if axis == "panel"
+            else one_tile(mr, nv, lanes, dtype, axis, "none")
+        )
+        loop = innermost_loop(kernel.asm(), "panel_" if axis == "panel" else "brgemm_")
         text = f"{mr}x{nv} {dtype} {axis}:\n" + "\n".join(loop.lines)
         assert not loop.spills, text
         assert loop.widths == {register}, text
@@ -104,4 +120,5 @@ if __name__ == "__main__":
     for kind in ("float32", "float64"):
         judge_assembly(host, kind, "n")
     judge_assembly(host, "float32", "m")
+    judge_assembly(host, "float32", "panel")
     print(host.vector_bytes, host.vector_registers, host.fma)

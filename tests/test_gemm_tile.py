@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from micro import innermost_loop, judge_assembly, largest_tiles, one_tile
+from micro import innermost_loop, judge_assembly, largest_tiles, one_panel, one_tile
 from oracle import Array
 
 import fastconv
@@ -162,6 +162,26 @@ def test_one_item_and_one_step() -> None:
     np.testing.assert_array_equal(y[:, : product.width], expected)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("tile", TILES, ids=str)
+@pytest.mark.parametrize("k", [1, 5])
+def test_packed_panel(tile: tuple[int, int], dtype: str, k: int) -> None:
+    """Lines asked for ahead of time may be anywhere: there is nothing at the addresses given here."""
+    mr, nv = tile
+    lanes, gap = HOST.lanes(dtype), 3
+    width = nv * lanes
+    rng = np.random.default_rng([mr, nv, k])
+    a, b = (rng.integers(-4, 5, shape).astype(dtype) for shape in ((mr, k + gap), (k, width)))
+    y = np.full(mr * width + gap, FILL, dtype)
+    for ahead, step in ((b.ctypes.data, 64), (0, 4096), (-(1 << 62), 1 << 40)):
+        y[:] = FILL
+        numbers = [b.ctypes.data, a.shape[1] * a.itemsize, k, ahead, step]
+        work = Work(one_panel(mr, nv, lanes, dtype), np.array([0, 0, 0, *numbers]), 1, 0, 0.0)
+        run(work, a.ctypes.data, y.ctypes.data, 0, 1)
+        np.testing.assert_array_equal(y[: mr * width].reshape(mr, width), a[:, :k] @ b)
+        assert (y[mr * width :] == FILL).all()
+
+
 def test_row_anchors_reach_every_row() -> None:
     for rows in range(1, 29):
         for row, (anchor, multiple) in _row_anchors(rows).items():
@@ -178,7 +198,10 @@ def test_tiles_fit_the_registers() -> None:
 
 
 @pytest.mark.skipif(not X86, reason="reads x86 assembly")
-@pytest.mark.parametrize(("dtype", "axis"), [("float32", "n"), ("float32", "m"), ("float64", "n")])
+@pytest.mark.parametrize(
+    ("dtype", "axis"),
+    [("float32", "n"), ("float32", "m"), ("float64", "n"), ("float32", "panel"), ("float64", "panel")],
+)
 def test_loops_use_full_registers_and_no_stack(dtype: str, axis: str) -> None:
     judge_assembly(HOST, dtype, axis)
 

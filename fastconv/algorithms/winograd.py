@@ -22,12 +22,12 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms import tiles
-from fastconv.algorithms.geometry import aligned_up, column_map, column_segments, context, one_item, row_map
+from fastconv.algorithms.geometry import aligned_up, column_map, context, row_map
 from fastconv.algorithms.interface import Algorithm, Layout
 from fastconv.algorithms.winograd_weights import packing_seconds, winograd_weights
 from fastconv.arrays import address
 from fastconv.kernels.definition import window_sum
-from fastconv.kernels.gemm_tile import brgemm
+from fastconv.kernels.gemm_tile import multiply_panel
 from fastconv.kernels.jit import task_factory
 from fastconv.kernels.packing import pack_pixels
 from fastconv.kernels.simd import item_bytes, load, store, words, zero_bytes
@@ -39,9 +39,9 @@ from fastconv.problem import Problem
 Task = Callable[[int, int, int], None]
 
 
-#: Bytes per cycle of transformed weights that stream from L3 or memory (measured 3 to 4: every panel is a new page
-#: for the prefetcher; asking for the next panel ahead of time made it slower).
-WEIGHT_RATE = 4.0
+#: Bytes per cycle of transformed weights that stream from L3, and from memory, while products are computed (measured:
+#: 38 MB at 7.5, 105 MB at 5.5, 236 MB at 4).
+L3_WEIGHT_RATE, WEIGHT_RATE = 7.5, 4.5
 
 
 class Config(NamedTuple):
@@ -75,13 +75,13 @@ def winograd(m: int, mr: int, nv: int, lanes: int, dtype: str, activation: str, 
     none = "none"
 
     def task(ctx: int, i: int, scratch: int) -> None:
-        x, y, residual, weights, bias, table, row_in, col_in, full, zeros = words(ctx, 10)
-        groups, down, across, splits, per_split, o_blocks, rows, columns, th, tw = words(ctx + 80, 10)
-        oh, ow, h, w, top, left, k, per_group, strip_pixel, v_row = words(ctx + 160, 10)
+        x, y, residual, weights, bias, row_in, col_in = words(ctx, 7)
+        groups, down, across, splits, per_split, o_blocks, rows, columns, th, tw = words(ctx + 56, 10)
+        oh, ow, h, w, top, left, k, per_group, strip_pixel, v_row = words(ctx + 136, 10)
         v_step, u_bytes, x_image, x_row, x_pixel, x_channel, y_image, y_row, y_pixel, y_channel = words(
-            ctx + 240, 10
+            ctx + 216, 10
         )
-        v_at, m_at, out_at, copy_offset, gather = words(ctx + 320, 5)
+        v_at, m_at, out_at, copy_offset, gather = words(ctx + 296, 5)
         split, rest = i % splits, i // splits
         bx, rest = rest % across, rest // across
         by, rest = rest % down, rest // down
@@ -166,16 +166,24 @@ def winograd(m: int, mr: int, nv: int, lanes: int, dtype: str, activation: str, 
                             transpose_block(dtype, lanes, activation, products, 0, out, size, held, 1, 1, 1)
                 continue
             if ahead == 0:
+                span = min(gather, last - block_o)
+                passes = (count + mr - 1) // mr
+                panel_bytes = k * width * size
                 for xi in range(t * t):
-                    for other in range(min(gather, last - block_o)):
+                    for other in range(span):
                         to = produced + (other * t * t + xi) * m_step
-                        u = weights + (panel + other) * u_bytes + xi * k * width * size
+                        u = weights + (panel + other) * u_bytes + xi * panel_bytes
+                        # Each pass over a panel asks for its share of the next one.
+                        share = panel_bytes // passes
+                        following = u + u_bytes
+                        if other + 1 == span:
+                            following = weights + panel * u_bytes + (xi + 1) * panel_bytes
                         for tile in range(0, count, mr):
-                            brgemm(
-                                mr, nv, lanes, dtype, "n", none,
-                                v + xi * v_step + tile * v_row, v_row, size, u, width * size, table, 1, k,
-                                to + tile * width * size, 0, width * size, mr, full, zeros, 0, 0,
+                            multiply_panel(
+                                mr, nv, lanes, dtype, v + xi * v_step + tile * v_row, v_row, u, k,
+                                to + tile * width * size, following, share // k,
                             )  # fmt: skip
+                            following += share
             live_o = min(width, per_group - block_o * width)
             for tile in range(count):
                 row, column = (ty + tile // nw) * m, (tx + tile % nw) * m
@@ -321,7 +329,10 @@ class Winograd(Algorithm[Config]):
         vectors_in = count * s.planes * -(-s.channels // lanes) * config.splits
         vectors_out = count * s.planes * -(-s.per_group // lanes)
         weight_bytes = s.planes * s.channels * s.per_group * s.size
-        far = weight_bytes / WEIGHT_RATE if weight_bytes > machine.l2_bytes // 2 else 0.0
+        far = 0.0
+        if weight_bytes > machine.l2_bytes // 2:
+            # A quarter of L3: it is shared with other cores and with the images.
+            far = weight_bytes / (L3_WEIGHT_RATE if weight_bytes < machine.l3_bytes // 4 else WEIGHT_RATE)
         v_bytes = s.planes * s.v_step
         # What does not stay in L2 is written there and read back: V once per gathered group, M once.
         rounds = -(-s.o_blocks // (config.splits * config.gather))
@@ -329,7 +340,9 @@ class Winograd(Algorithm[Config]):
             far += (v_bytes * (1 + rounds)) * config.splits / tiles.FAR_RATE
         if config.gather > 1 and v_bytes + s.m_bytes > 0.8 * machine.l2_bytes:
             far += 2 * s.m_bytes * config.splits / tiles.FAR_RATE
-        block = max(products, far) + 0.3 * min(products, far) + turn * (vectors_in + vectors_out)
+        # Every round reads V again, from L2; a round for each block of outputs is what gathering saves.
+        products += v_bytes * rounds * config.splits / tiles.L2_RATE
+        block = max(products, far) + 0.15 * min(products, far) + turn * (vectors_in + vectors_out)
         blocks = problem.n * problem.groups * s.down * s.across
         return tiles.seconds(problem, block * blocks, blocks * config.splits)
 
@@ -356,8 +369,6 @@ class Winograd(Algorithm[Config]):
         lanes = machine.lanes(problem.compute_dtype)
         s = _Sizes(problem, config, lanes)
         weights = winograd_weights(problem, config.m, s.width)
-        table, full = one_item(), column_segments(s.width, config.nv, lanes, s.size)
-        zeros = np.zeros(s.width * s.size, np.uint8)
         rows_in = row_map(problem, s.th * config.m + 2)
         cols_in = column_map(problem, s.tw * config.m + 2)
         if problem.layout == "NHWC":
@@ -371,7 +382,7 @@ class Winograd(Algorithm[Config]):
             x_channel, y_channel = problem.h * x_row, problem.oh * y_row
             x_image, y_image = problem.c * x_channel, problem.o * y_channel
         values = context(
-            *(address(array) for array in (table, rows_in, cols_in, full, zeros)),
+            *(address(rows_in), address(cols_in)),
             *(problem.groups, s.down, s.across, config.splits, -(-s.o_blocks // config.splits), s.o_blocks),
             *(config.rows, config.columns, s.th, s.tw, problem.oh, problem.ow, problem.h, problem.w),
             *(problem.padding[0], problem.padding[2], s.channels, s.per_group, s.strip_pixel, s.v_row),
@@ -394,9 +405,8 @@ class Winograd(Algorithm[Config]):
         )
         count = problem.n * problem.groups * s.down * s.across * config.splits
         seconds = self.cost(problem, machine, config) * problem.threads
-        keep = (table, full, zeros, rows_in, cols_in)
         # Weights are always checked: an infinite one would spread over the tile as an infinite pixel would.
-        return Layout(kernel, values, count, s.scratch, seconds, weights, True, keep)
+        return Layout(kernel, values, count, s.scratch, seconds, weights, True, (rows_in, cols_in))
 
 
 ALGORITHM = Winograd()

@@ -79,22 +79,22 @@ def _row_anchors(rows: int) -> dict[int, tuple[int, int]]:
     return {row: reach[row] for row in range(rows)}
 
 
-def _emit_products(b: Any, tile: _Tile, arg: dict[str, Any], start: list[Any]) -> list[Any]:
-    """Emit the two loops, over items and over k; return the sums."""
-    function = b.function
-    items, steps = function.append_basic_block("items"), function.append_basic_block("steps")
-    item_end, finish = function.append_basic_block("item_end"), function.append_basic_block("finish")
+def _emit_steps(
+    b: Any, tile: _Tile, arg: dict[str, Any], a_item: Any, b_item: Any, start: list[Any]
+) -> list[Any]:
+    """Emit the loop over k of one item; return the sums. Where `arg` has "ahead", each step fetches one line there."""
+    steps, item_end = b.function.append_basic_block("steps"), b.function.append_basic_block("item_end")
     anchors = _row_anchors(tile.mr)
     bases = sorted({anchor for anchor, _ in anchors.values()})
-
-    outer = enter_loop(b, items, [i64(0), arg["table"], *start])
-    done, table = outer[0], outer[1]
-    a_item = b.add(arg["a"], emit_load(b, table, I64, 8))
-    b_item = b.add(arg["b"], emit_load(b, b.add(table, i64(8)), I64, 8))
     pointers = [b.add(a_item, b.mul(arg["am"], i64(base))) for base in bases]
+    fetched = [arg["ahead"]] if "ahead" in arg else []
 
-    inner = enter_loop(b, steps, [arg["k"], b_item, *pointers, *outer[2:]])
-    left, b_now, a_now, sums = inner[0], inner[1], inner[2 : 2 + len(bases)], inner[2 + len(bases) :]
+    inner = enter_loop(b, steps, [arg["k"], b_item, *fetched, *pointers, *start])
+    left, b_now, rest = inner[0], inner[1], inner[2 + len(fetched) :]
+    a_now, sums = rest[: len(bases)], rest[len(bases) :]
+    lines = inner[2 : 2 + len(fetched)]
+    for line in lines:
+        emit_prefetch(b, line, write=False, locality=2)
     step = tile.lanes * tile.size
     columns = [emit_load(b, b.add(b_now, i64(step * j)), tile.vector, tile.size) for j in range(tile.nv)]
     following = []
@@ -106,10 +106,20 @@ def _emit_products(b: Any, tile: _Tile, arg: dict[str, Any], start: list[Any]) -
         row = emit_splat(b, emit_load(b, address, tile.scalar, tile.size), tile.lanes)
         following += [emit_fma(b, tile.dtype, row, columns[j], sums[m * tile.nv + j]) for j in range(tile.nv)]
     next_left = b.sub(left, i64(1))
-    moved = [b.add(pointer, arg["ak"]) for pointer in a_now]
+    moved = [b.add(line, arg["ahead_step"]) for line in lines] + [b.add(at, arg["ak"]) for at in a_now]
     more = b.icmp_signed(">", next_left, i64(0))
     close_loop(b, steps, inner, [next_left, b.add(b_now, arg["bk"]), *moved, *following], more, item_end)
+    return following
 
+
+def _emit_products(b: Any, tile: _Tile, arg: dict[str, Any], start: list[Any]) -> list[Any]:
+    """Emit the loop over items around that over k; return the sums."""
+    items, finish = b.function.append_basic_block("items"), b.function.append_basic_block("finish")
+    outer = enter_loop(b, items, [i64(0), arg["table"], *start])
+    done, table = outer[0], outer[1]
+    a_item = b.add(arg["a"], emit_load(b, table, I64, 8))
+    b_item = b.add(arg["b"], emit_load(b, b.add(table, i64(8)), I64, 8))
+    following = _emit_steps(b, tile, arg, a_item, b_item, outer[2:])
     next_done = b.add(done, i64(1))
     more = b.icmp_signed("<", next_done, arg["items"])
     close_loop(b, items, outer, [next_done, b.add(table, i64(16)), *following], more, finish)
@@ -279,3 +289,54 @@ def brgemm(
         return target.get_dummy_value()
 
     return types.void(*values, *[types.intp] * len(ARGUMENTS)), generate
+
+
+def _emit_panel_tile(module: Any, tile: _Tile) -> Any:
+    """Return the micro-kernel that does nothing but multiply, emitting it at first use."""
+    name = f"panel_{tile.name}"
+    found = module.globals.get(name)
+    if found is not None:
+        return found
+    names = "a am b k y ahead ahead_step".split()
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * len(names)), name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    vector_bytes = tile.lanes * tile.size
+    row = tile.nv * vector_bytes
+    arg = dict(zip(names, function.args, strict=True)) | {
+        "ak": i64(tile.size),
+        "bk": i64(row),
+        "row": i64(row),
+    }
+    b = ir.IRBuilder(function.append_basic_block("entry"))
+    _emit_output_prefetch(b, tile, arg)
+    sums = _emit_steps(b, tile, arg, arg["a"], arg["b"], [ir.Constant(tile.vector, None)] * len(tile.cells))
+    for i, value in enumerate(sums):
+        emit_store(b, value, b.add(arg["y"], i64(vector_bytes * i)), tile.size)
+    b.ret_void()
+    return function
+
+
+@intrinsic(prefer_literal=True)
+def multiply_panel(
+    context: Any, tile_rows: Any, tile_vectors: Any, lanes: Any, dtype: Any,
+    a: Any, am: Any, b: Any, k: Any, y: Any, ahead: Any, ahead_step: Any,
+) -> Any:  # fmt: skip
+    """Compute one register tile of A times a packed panel of B, and ask for memory that is needed later.
+
+    What streams from beyond L2 arrives at 5 bytes a cycle when the products wait for it, and at 9 when every step asks
+    for a line of the next panel (38 MB of weights, measured on Sapphire Rapids: 130 -> 200 GFLOP/s).
+
+    Shapes   A (MR, k): element (m, kk) at ``a + m*am + kk*size``; B (k, NR) and y (MR, NR) without gaps
+    Assumes  k >= 1
+    Touches  writes all of y; brings the lines at ``ahead + kk*ahead_step`` into L2, a hint that never faults
+    """
+    values = (tile_rows, tile_vectors, lanes, dtype)
+    mr, nv, width, word = (value.literal_value for value in values)
+    tile = _Tile(mr, nv, width, word, "n", "none")
+
+    def generate(target: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        builder.call(_emit_panel_tile(builder.module, tile), args[len(values) :])
+        return target.get_dummy_value()
+
+    return types.void(*values, *[types.intp] * 7), generate
