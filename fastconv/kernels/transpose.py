@@ -25,7 +25,7 @@ from fastconv.kernels.simd import (
 )
 
 
-def _transposed(b: Any, rows: list[Any]) -> list[Any]:
+def transposed(b: Any, rows: list[Any]) -> list[Any]:
     """Return the transpose of a square of vectors, in log2(lanes) rounds of interleaving."""
     lanes = len(rows)
     half = lanes // 2
@@ -57,7 +57,7 @@ def _emit_transpose(builder: Any, dtype: str, lanes: int, activation: str) -> An
     source, source_row, target, target_row, residual, rows, columns, stored = function.args
     b = ir.IRBuilder(function.append_basic_block("entry"))
     store_mask = emit_lane_mask(b, lanes, stored)
-    turned = _transposed(b, _emit_rows(b, dtype, lanes, source, source_row, rows, columns))
+    turned = transposed(b, _emit_rows(b, dtype, lanes, source, source_row, rows, columns))
     has_residual = b.icmp_signed("!=", residual, i64(0))
     residual_mask = b.and_(store_mask, emit_splat(b, has_residual, lanes))
     end = function.append_basic_block("end")
@@ -120,7 +120,7 @@ def _emit_scatter(builder: Any, dtype: str, lanes: int) -> Any:
         b.position_at_end(go_on)
     mask = emit_lane_mask(b, lanes, stored)
     end = function.append_basic_block("end")
-    for j, value in enumerate(_transposed(b, loaded)):
+    for j, value in enumerate(transposed(b, loaded)):
         row = emit_load(b, b.add(index, i64(8 * j)), I64, 8)
         emit_masked_store(b, dtype, value, b.add(target, b.mul(row, target_row)), mask)
         if j + 1 < lanes:
