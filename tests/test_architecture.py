@@ -35,7 +35,7 @@ LAYERS = (
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 
 #: The files of kernels/ that write LLVM instructions.
-EMITTERS = {f"kernels/{name}" for name in ("simd", "epilogue", "atomics", "peak", "transpose")} | {
+EMITTERS = {f"kernels/{name}" for name in ("simd", "masks", "epilogue", "atomics", "peak", "transpose")} | {
     name for name in FILES if name.startswith("kernels/") and name.endswith("_tile")
 }
 #: Ask the compiler for its version, or for the target it compiles for.
