@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from fastconv.api import plan_cache_clear as plan_cache_clear
     from fastconv.api import plan_cache_info as plan_cache_info
     from fastconv.machine import Machine as Machine
+    from fastconv.operators.pooling import adaptive_avg_pool2d as adaptive_avg_pool2d
+    from fastconv.operators.pooling import adaptive_max_pool2d as adaptive_max_pool2d
+    from fastconv.operators.pooling import avg_pool2d as avg_pool2d
+    from fastconv.operators.pooling import global_avg_pool2d as global_avg_pool2d
+    from fastconv.operators.pooling import global_max_pool2d as global_max_pool2d
+    from fastconv.operators.pooling import max_pool2d as max_pool2d
     from fastconv.planning.explain import Explanation as Explanation
     from fastconv.planning.plan import Plan as Plan
     from fastconv.planning.planner import WorkspaceLimitError as WorkspaceLimitError
@@ -37,6 +43,12 @@ _HOME = {
     "plan_cache_clear": "fastconv.api",
     "plan_cache_info": "fastconv.api",
     "Machine": "fastconv.machine",
+    "adaptive_avg_pool2d": "fastconv.operators.pooling",
+    "adaptive_max_pool2d": "fastconv.operators.pooling",
+    "avg_pool2d": "fastconv.operators.pooling",
+    "global_avg_pool2d": "fastconv.operators.pooling",
+    "global_max_pool2d": "fastconv.operators.pooling",
+    "max_pool2d": "fastconv.operators.pooling",
     "Explanation": "fastconv.planning.explain",
     "Plan": "fastconv.planning.plan",
     "WorkspaceLimitError": "fastconv.planning.planner",

@@ -44,6 +44,13 @@ def integer(name: str, value: object, least: int | None = None, most: int = MAX_
     return exact if least is None else bounded(name, exact, least, most)
 
 
+def flag(name: str, value: object) -> bool:
+    """Return `value` if it is True or False; refuse what only could be read as one."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {type(value).__name__} {value!r}")
+    return value
+
+
 def pair(name: str, value: object) -> Pair:
     """Return (rows, columns) from an int or a pair of ints, each at least 1."""
     if isinstance(value, tuple | list):

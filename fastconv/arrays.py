@@ -104,7 +104,7 @@ def give_back(result: Array, like: object) -> Any:
     return result if from_dlpack is None else from_dlpack(result)
 
 
-def check_out(out: Array, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
+def check_out(out: Array, shape: tuple[int, ...], dtype: npt.DTypeLike, name: str = "out") -> None:
     """Refuse an `out` that cannot take the result.
 
     Raises
@@ -113,19 +113,19 @@ def check_out(out: Array, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
         When shape or dtype differ, it is read-only, unaligned, or overlaps itself.
     """
     if out.shape != shape:
-        raise ValueError(f"out must have the shape of the result, {shape}, got {out.shape}")
+        raise ValueError(f"{name} must have the shape of the result, {shape}, got {out.shape}")
     if out.dtype != dtype:
         raise ValueError(
-            f"out must have the dtype of the result in native byte order, {dtype}, got {out.dtype.str}"
+            f"{name} must have the dtype of the result in native byte order, {dtype}, got {out.dtype.str}"
         )
     if not out.flags.writeable:
-        raise ValueError("out must be writeable, got a read-only array")
+        raise ValueError(f"{name} must be writeable, got a read-only array")
     if not out.flags.aligned:
         raise ValueError(
-            f"out must be aligned to its elements, got address {out.ctypes.data} for {out.dtype}"
+            f"{name} must be aligned to its elements, got address {out.ctypes.data} for {out.dtype}"
         )
     if _overlaps_itself(out):
-        raise ValueError(f"out must not overlap itself, got strides {out.strides} for shape {out.shape}")
+        raise ValueError(f"{name} must not overlap itself, got strides {out.strides} for shape {out.shape}")
 
 
 def check_apart(name: str, out: Array, array: Array | None) -> None:

@@ -1,0 +1,165 @@
+"""What pooling hands to the runtime: the kernel for the layout, its tables of windows, its tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastconv import arrays
+from fastconv.algorithms.geometry import aligned_up
+from fastconv.kernels.jit import Kernel
+from fastconv.machine import Machine
+from fastconv.operators import pool_pixels, pool_planes, running
+from fastconv.operators.running import Prepared, Result, Sizes
+from fastconv.operators.windows import Windows
+from fastconv.problem import MAX_BYTES
+from fastconv.runtime import Work
+
+Array = npt.NDArray[Any]
+
+#: Strides for which a strip's columns are picked with shuffles; others take a gather.
+SHUFFLED = (1, 2, 3, 4)
+#: What is computed, of which kernel on NHWC and NCHW images.
+KERNELS: dict[str, tuple[Any, Any]] = {
+    "max": (pool_pixels.max_pixels, pool_planes.max_planes),
+    "argmax": (pool_pixels.argmax_pixels, pool_planes.argmax_planes),
+    "mean": (pool_pixels.mean_pixels, pool_planes.mean_planes),
+}
+
+
+def prepared(
+    operation: str, sizes: Sizes, dtype: str, rows: Windows, cols: Windows, divisors: tuple[Array, Array]
+) -> Prepared:
+    """Return pooling of images of those sizes by those windows: "max", "argmax" or "mean".
+
+    `divisors` are the factors of each window's divisor, by rows and by columns.
+    """
+    compute = running.compute_dtype(dtype)
+    check_bytes(sizes, rows.out, cols.out)
+    shape = sizes.result(sizes.c, rows.out, cols.out)
+    results = [Result(shape, compute, dtype)]
+    if operation == "argmax":
+        results.append(Result(shape, "int64", "int64"))
+    if sizes.n == 0:
+        return Prepared(None, compute, tuple(results))
+    whole = rows.out == cols.out == 1 and rows.count[0] == sizes.h and cols.count[0] == sizes.w
+    if sizes.layout == "NHWC":
+        work = _pixels(operation, sizes, compute, rows, cols, divisors)
+    elif whole and operation != "argmax":
+        work = _whole_planes(operation, sizes, compute, divisors)
+    else:
+        work = _planes(operation, sizes, compute, rows, cols, divisors)
+    return Prepared(work, compute, tuple(results))
+
+
+def check_bytes(sizes: Sizes, oh: int, ow: int) -> None:
+    """Refuse results that no address could reach."""
+    if max(sizes.n, 1) * sizes.c * oh * ow * 8 > MAX_BYTES:
+        raise ValueError(f"y must be smaller than 2**63 bytes, got shape {sizes.result(sizes.c, oh, ow)}")
+
+
+def _pixels(
+    operation: str, sizes: Sizes, dtype: str, rows: Windows, cols: Windows, divisors: tuple[Array, Array]
+) -> Work:
+    """Return the work of pooling NHWC images."""
+    lanes, size = Machine.host().lanes(dtype), np.dtype(dtype).itemsize
+    lines = sizes.n * rows.out
+    # Rows of an image first; where they are few, blocks of channels too.
+    blocks = -(-sizes.c // (4 * lanes))
+    splits = min(blocks, -(-16 // lines))
+    per_split = aligned_up(-(-blocks // splits) * 4 * lanes, 4 * lanes)
+    splits = -(-sizes.c // per_split)
+    taps = int(rows.count.max()) * int(cols.count.max())
+    cycles = cols.out * -(-min(sizes.c, per_split) // lanes) * (1.5 * taps + 4) + 100
+    per_task, tasks = running.chunks(lines * splits, cycles)
+    tables = [_pairs(rows), _pairs(cols), _factors(divisors[0], dtype, 0), _factors(divisors[1], dtype, 0)]
+    pixel = sizes.c * size
+    kernel = KERNELS[operation][0](lanes, dtype)
+    return _work(
+        kernel, tables, [lines * splits, per_task, splits, per_split],
+        [rows.out, cols.out, sizes.c, sizes.h * sizes.w * pixel, sizes.w * pixel, pixel],
+        [rows.dilation * sizes.w * pixel, cols.dilation * pixel],
+        tasks=tasks, scratch=0, cycles=cycles * lines * splits,
+    )  # fmt: skip
+
+
+def _planes(
+    operation: str, sizes: Sizes, dtype: str, rows: Windows, cols: Windows, divisors: tuple[Array, Array]
+) -> Work:
+    """Return the work of pooling NCHW images."""
+    lanes, size = Machine.host().lanes(dtype), np.dtype(dtype).itemsize
+    pitch = aligned_up(cols.out, lanes)
+    step = cols.stride if cols.stride in SHUFFLED else 0
+    left = cols.before
+    reach = (pitch - 1) * step + (cols.taps - 1) * cols.dilation + max(step, 1)
+    # One more element at the end is never written: what stands there changes no result.
+    width = aligned_up(max(reach, left + sizes.w + 1), lanes)
+    places = np.full((cols.taps, pitch), width - 1, np.int64)
+    under = cols.positions()
+    places[:, : cols.out] = np.where((under >= 0) & (under < sizes.w), under + left, width - 1)
+    units = sizes.n * sizes.c * rows.out
+    strips = rows.taps if operation == "argmax" else 1
+    vectors = -(-sizes.w // lanes), pitch // lanes
+    per_tap = 4 * (strips if operation == "argmax" else 1) if step else 20
+    cycles = vectors[0] * (1.5 * rows.taps + 3) + vectors[1] * (per_tap * cols.taps + 20) + 40
+    per_task, tasks = running.chunks(units, cycles)
+    if operation == "argmax":
+        first = np.zeros(pitch, np.int64)
+        first[: cols.out] = cols.first
+        columns = np.zeros((cols.taps, pitch), np.int64)
+        columns[:, : cols.out] = under
+        extra = [first, columns]
+    else:
+        extra = [_factors(divisors[0], dtype, 0), _factors(divisors[1], dtype, pitch - cols.out)]
+    kernel = KERNELS[operation][1](step, lanes, dtype)
+    return _work(
+        kernel, [_pairs(rows), places * size, *extra], [units, per_task],
+        [_ends(operation, dtype), width * size],
+        [rows.out, cols.out, sizes.w, sizes.h * sizes.w * size, sizes.w * size],
+        [rows.dilation * sizes.w * size, left, cols.taps, cols.dilation * size if step else 0, 8 * pitch, strips],
+        tasks=tasks, scratch=strips * width * size, cycles=cycles * units,
+    )  # fmt: skip
+
+
+def _whole_planes(operation: str, sizes: Sizes, dtype: str, divisors: tuple[Array, Array]) -> Work:
+    """Return the work of reducing NCHW images to one pixel."""
+    lanes = Machine.host().lanes(dtype)
+    units, pixels = sizes.n * sizes.c, sizes.h * sizes.w
+    cycles = 1.5 * pixels / lanes + 40
+    per_task, tasks = running.chunks(units, cycles)
+    ends = np.append(_ends(operation, dtype), divisors[0][0] * divisors[1][0]).astype(dtype)
+    kernel = pool_planes.reduce_planes("sum" if operation == "mean" else "max", lanes, dtype)
+    return _work(kernel, [ends], [units, per_task, pixels], tasks=tasks, scratch=0, cycles=cycles * units)
+
+
+def _work(kernel: Kernel, *parts: Any, tasks: int, scratch: int, cycles: float) -> Work:
+    """Return the work whose context holds, after the addresses of the arrays, numbers and addresses of tables."""
+    values: list[int] = [0, 0, 0]
+    keep: list[Array] = []
+    for part in parts:
+        for value in part:
+            if isinstance(value, np.ndarray):
+                keep.append(np.ascontiguousarray(value))
+                value = arrays.address(keep[-1])
+            values.append(int(value))
+    return Work(kernel, np.array(values, np.int64), tasks, scratch, cycles / running.CLOCK, tuple(keep))
+
+
+def _pairs(windows: Windows) -> Array:
+    return np.stack([windows.first, windows.count], axis=1)
+
+
+def _factors(values: Array, dtype: str, rest: int) -> Array:
+    """Return divisors in the dtype of the sums; behind them ones, and a zero to begin sums with."""
+    return np.concatenate([values, np.ones(rest), [0]]).astype(dtype)
+
+
+def _ends(operation: str, dtype: str) -> Array:
+    """Return what changes no result, and what replaces one that has a NaN."""
+    kind = np.dtype(dtype)
+    if kind.kind != "f":
+        lowest = np.iinfo(kind).min
+        return np.array([lowest, lowest], kind)
+    return np.array([0.0 if operation == "mean" else -np.inf, np.nan], kind)

@@ -1,0 +1,130 @@
+"""Run in a child process by `test_operators_memory`: operators on arrays beside pages that nobody may touch.
+
+``python scenarios_of_operators.py NAME`` runs the cases of one operator with each array, table and workspace placed
+against the end of its pages and then against the beginning, inputs read-only. Reading or writing one element too far
+ends the process with a signal; the last line printed says in which case.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from oracle import Array
+from scenarios_of_memory import Place
+
+import fastconv
+from fastconv.machine import Machine
+from fastconv.operators import running
+from fastconv.runtime import launcher, work, workspace
+
+LANES = Machine.host().lanes("float32")
+#: Channels and columns around the edges of vectors.
+SIZES = ((1, LANES - 1, 9, 7), (2, 3, 8, LANES + 1), (1, 4 * LANES + 1, 5, 3), (1, 2, 11, 4 * LANES + 3))
+Case = tuple[str, Array, Callable[..., Any]]
+
+
+def images(shape: tuple[int, ...], dtype: str, layout: str) -> Array:
+    n, c, h, w = shape
+    drawn = np.random.default_rng(0).integers(-9, 10, (n, c, h, w) if layout == "NCHW" else (n, h, w, c))
+    x: Array = drawn.astype(dtype)
+    return x
+
+
+def each(dtypes: tuple[str, ...], *calls: Callable[..., Any]) -> Iterator[Case]:
+    """Yield each call on images of every size, dtype and layout."""
+    for shape in SIZES:
+        for dtype in dtypes:
+            for layout in ("NCHW", "NHWC"):
+                for number, call in enumerate(calls):
+                    name = f"{shape} {dtype} {layout} call {number}"
+                    x = images(shape, dtype, layout)
+
+                    def run(
+                        x: Array, call: Callable[..., Any] = call, layout: str = layout, **words: Any
+                    ) -> Any:
+                        return call(x, layout=layout, threads=1, **words)
+
+                    yield name, x, run
+
+
+def pooling() -> Iterator[Case]:
+    def maximum(*settings: Any) -> Callable[..., Any]:
+        return lambda x, **words: fastconv.max_pool2d(x, *settings, **words)
+
+    def places(*settings: Any) -> Callable[..., Any]:
+        return lambda x, **words: fastconv.max_pool2d(x, *settings, return_indices=True, **words)
+
+    def mean(*settings: Any) -> Callable[..., Any]:
+        return lambda x, **words: fastconv.avg_pool2d(x, *settings, **words)
+
+    settings = ((3, 2, 1), (2, 1, 0), (3, 3, 1), (2, 5, 0), ((2, 3), (1, 4), 0))
+    yield from each(
+        ("float32", "float64", "int32"), *(maximum(*s) for s in settings), fastconv.global_max_pool2d
+    )
+    yield from each(("float32", "int64"), *(places(*s) for s in settings))
+    yield from each(
+        ("float32", "float64"),
+        *(mean(*s) for s in settings),
+        fastconv.global_avg_pool2d,
+        lambda x, **words: fastconv.adaptive_avg_pool2d(x, (2, 3), **words),
+    )
+
+
+OPERATORS: dict[str, Callable[[], Iterator[Case]]] = {"pooling": pooling}
+
+
+def guards(name: str) -> None:
+    done = 0
+    for case, x, call in OPERATORS[name]():
+        expected = call(x)
+        several = isinstance(expected, tuple)
+        results = expected if several else (expected,)
+        for side in ("end", "start"):
+            print(name, case, side, flush=True)
+            place = Place(side)
+            given = place.put(x)
+            outs = tuple(place.put(np.zeros_like(y), frozen=False) for y in results)
+            moved = guarded_run(place)
+            with (
+                mock.patch.object(workspace, "take", place.take),
+                mock.patch.object(workspace, "give"),
+                mock.patch.object(work, "STACK_BYTES", 0),
+                mock.patch.object(launcher, "STACK_BYTES", 0),
+                mock.patch.object(running.runtime, "run", moved),
+            ):
+                call(given, out=outs if several else outs[0])
+            for y, out in zip(results, outs, strict=True):
+                np.testing.assert_array_equal(out, y)
+            for guarded in place.all:
+                guarded.check()
+        done += 1
+    print(f"done {done}")
+
+
+def guarded_run(place: Place) -> Callable[..., None]:
+    """Return `runtime.run` with the tables of the work in guarded memory."""
+    plain = running.runtime.run
+
+    def run(prepared: work.Work, *addresses: int) -> None:
+        context = place.moved(prepared.context, prepared.keep)
+        # A work made now takes no scratch from the stack, whose neighbours are not guarded.
+        again = work.Work(
+            prepared.kernel, context, prepared.tasks, prepared.scratch_bytes, prepared.seconds, prepared.keep
+        )
+        plain(again, *addresses)
+
+    return run
+
+
+if __name__ == "__main__":
+    faulthandler.enable()
+    guards(sys.argv[1])
