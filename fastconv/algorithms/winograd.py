@@ -15,7 +15,6 @@ Source: A. Lavin & S. Gray, arXiv:1509.09308; points after B. Barabasz et al., a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -24,20 +23,11 @@ import numpy as np
 from fastconv.algorithms import tiles
 from fastconv.algorithms.geometry import aligned_up, column_map, context, row_map
 from fastconv.algorithms.interface import Algorithm, Layout
+from fastconv.algorithms.winograd_task import PIXELS_AT, winograd
 from fastconv.algorithms.winograd_weights import packing_seconds, winograd_weights
 from fastconv.arrays import address
-from fastconv.kernels.definition import window_sum
-from fastconv.kernels.gemm_tile import multiply_panel
-from fastconv.kernels.jit import task_factory
-from fastconv.kernels.packing import pack_pixels
-from fastconv.kernels.simd import item_bytes, load, store, words, zero_bytes
-from fastconv.kernels.transpose import transpose_block
-from fastconv.kernels.winograd_tile import winograd_input, winograd_output
 from fastconv.machine import Machine
 from fastconv.problem import Problem
-
-Task = Callable[[int, int, int], None]
-
 
 #: Bytes per cycle of transformed weights that stream from L3, and from memory, while products are computed (measured:
 #: 38 MB at 7.5, 105 MB at 5.5, 236 MB at 4).
@@ -60,175 +50,6 @@ class Config(NamedTuple):
     gather: int = 1
 
 
-@task_factory
-def winograd(m: int, mr: int, nv: int, lanes: int, dtype: str, activation: str, planar: int) -> Task:
-    """Return the task that computes some output channels of a block of tiles of one image.
-
-    Shapes   x, y NHWC, or NCHW if `planar`; weights [group][block][(m+2)**2][C/g][NR]
-    Assumes  scratch: flag, strip of padded pixels, V, M, and if `planar` the block's outputs as pixels
-    Touches  writes its outputs, and scratch
-    Source   arXiv:1509.09308
-    """
-    size = item_bytes(dtype)
-    width = nv * lanes
-    t = m + 2
-    none = "none"
-
-    def task(ctx: int, i: int, scratch: int) -> None:
-        x, y, residual, weights, bias, row_in, col_in = words(ctx, 7)
-        groups, down, across, splits, per_split, o_blocks, rows, columns, th, tw = words(ctx + 56, 10)
-        oh, ow, h, w, top, left, k, per_group, strip_pixel, v_row = words(ctx + 136, 10)
-        v_step, u_bytes, x_image, x_row, x_pixel, x_channel, y_image, y_row, y_pixel, y_channel = words(
-            ctx + 216, 10
-        )
-        v_at, m_at, out_at, copy_offset, gather = words(ctx + 296, 5)
-        split, rest = i % splits, i // splits
-        bx, rest = rest % across, rest // across
-        by, rest = rest % down, rest // down
-        group, image = rest % groups, rest // groups
-        ty, tx = by * rows, bx * columns
-        nh, nw = min(rows, th - ty), min(columns, tw - tx)
-        count = nh * nw
-        strip_rows, strip_cols = nh * m + 2, nw * m + 2
-        strip, v, products, outputs = scratch + 64, scratch + v_at, scratch + m_at, scratch + out_at
-        store("int64", scratch, 0)
-        corner = x + image * x_image + group * k * x_channel
-        source, row_step, pixel_step = strip, strip_cols * strip_pixel, strip_pixel
-        first_row, first_col = ty * m - top, tx * m - left
-        inside = (
-            first_row >= 0 and first_col >= 0 and first_row + strip_rows <= h and first_col + strip_cols <= w
-        )
-        if planar != 0:
-            for r in range(strip_rows):
-                row = load("int64", row_in + 8 * (ty * m + r))
-                to = strip + r * row_step
-                if row < 0:
-                    zero_bytes(to, row_step)
-                    continue
-                start, stop = max(-first_col, 0), max(min(w - first_col, strip_cols), 0)
-                line = corner + row * x_row
-                for c in range(0, k, lanes):
-                    live = min(lanes, k - c)
-                    q = start
-                    while q < stop:
-                        transpose_block(
-                            dtype, lanes, none, line + c * x_channel + (first_col + q) * size, x_channel,
-                            to + q * strip_pixel + c * size, strip_pixel, 0, live, min(lanes, stop - q), lanes,
-                        )  # fmt: skip
-                        q += lanes
-                for q in range(strip_cols):
-                    if q < start or q >= stop:
-                        column = load("int64", col_in + 8 * (tx * m + q))
-                        zero_bytes(to + q * strip_pixel, strip_pixel)
-                        if column >= 0:
-                            for c in range(k):
-                                value = load(dtype, line + c * x_channel + column * size)
-                                store(dtype, to + q * strip_pixel + c * size, value)
-        elif inside and k % lanes == 0:
-            source, row_step, pixel_step = corner + first_row * x_row + first_col * x_pixel, x_row, x_pixel
-        else:
-            pack_pixels(
-                corner, strip, strip_rows, row_in + 8 * ty * m, col_in + 8 * tx * m, strip_cols,
-                max(-first_col, 0), min(w, strip_cols + first_col) if first_col <= 0 else 0,
-                x_row, x_pixel, k * size, row_step, strip_pixel,
-            )  # fmt: skip
-        vectors = (k + lanes - 1) // lanes
-        for tile in range(count):
-            place = source + tile // nw * m * row_step + tile % nw * m * pixel_step
-            winograd_input(
-                m, dtype, lanes, place, row_step, pixel_step, v + tile * v_row, v_step, vectors, scratch
-            )
-        slack = (count + mr - 1) // mr * mr - count
-        for xi in range(t * t):
-            zero_bytes(v + xi * v_step + count * v_row, slack * v_row)
-        exact = load("int64", scratch) != 0
-        m_step = (count + slack) * width * size
-        last = min((split + 1) * per_split, o_blocks)
-        for block_o in range(split * per_split, last):
-            panel = group * o_blocks + block_o
-            ahead = (block_o - split * per_split) % gather
-            produced = products + ahead * t * t * m_step
-            if exact:
-                for o in range(min(width, per_group - block_o * width)):
-                    channel = block_o * width + o
-                    kernel = weights + copy_offset + (group * per_group + channel) * k * 9 * size
-                    for place in range(nh * m * nw * m):
-                        row, column = ty * m + place // (nw * m), tx * m + place % (nw * m)
-                        if row < oh and column < ow:
-                            total = window_sum(
-                                size, corner, kernel, row_in + 8 * row, col_in + 8 * column, k, 3, 3, 1, 1,
-                                x_channel, x_row, x_pixel,
-                            )  # fmt: skip
-                            store(dtype, products, total + load(dtype, bias + (panel * width + o) * size))
-                            out = y + image * y_image + row * y_row + column * y_pixel
-                            out += (group * per_group + channel) * y_channel
-                            held = residual + (out - y) if residual != 0 else 0
-                            transpose_block(dtype, lanes, activation, products, 0, out, size, held, 1, 1, 1)
-                continue
-            if ahead == 0:
-                span = min(gather, last - block_o)
-                passes = (count + mr - 1) // mr
-                panel_bytes = k * width * size
-                for xi in range(t * t):
-                    for other in range(span):
-                        to = produced + (other * t * t + xi) * m_step
-                        u = weights + (panel + other) * u_bytes + xi * panel_bytes
-                        # Each pass over a panel asks for its share of the next one.
-                        share = panel_bytes // passes
-                        following = u + u_bytes
-                        if other + 1 == span:
-                            following = weights + panel * u_bytes + (xi + 1) * panel_bytes
-                        for tile in range(0, count, mr):
-                            multiply_panel(
-                                mr, nv, lanes, dtype, v + xi * v_step + tile * v_row, v_row, u, k,
-                                to + tile * width * size, following, share // k,
-                            )  # fmt: skip
-                            following += share
-            live_o = min(width, per_group - block_o * width)
-            for tile in range(count):
-                row, column = (ty + tile // nw) * m, (tx + tile % nw) * m
-                live_rows, live_cols = min(m, oh - row), min(m, ow - column)
-                for o in range(0, live_o, lanes):
-                    product = produced + tile * width * size + o * size
-                    held_bias = bias + (panel * width + o) * size
-                    if planar != 0:
-                        out = outputs + ((tile // nw * m * nw + tile % nw) * m * width + o) * size
-                        winograd_output(
-                            m, dtype, lanes, none, product, m_step, held_bias, out, 0,
-                            nw * m * width * size, width * size, m, m, lanes,
-                        )  # fmt: skip
-                    else:
-                        out = y + image * y_image + row * y_row + column * y_pixel
-                        out += (group * per_group + block_o * width + o) * size
-                        winograd_output(
-                            m, dtype, lanes, activation, product, m_step, held_bias,
-                            out, residual + (out - y) if residual != 0 else 0, y_row, y_pixel,
-                            live_rows, live_cols, min(lanes, live_o - o),
-                        )  # fmt: skip
-            if planar != 0:
-                for row in range(ty * m, min((ty + nh) * m, oh)):
-                    pixels = outputs + (row - ty * m) * nw * m * width * size
-                    stop = min((tx + nw) * m, ow)
-                    for o in range(0, live_o, lanes):
-                        out = (
-                            y
-                            + image * y_image
-                            + (group * per_group + block_o * width + o) * y_channel
-                            + row * y_row
-                        )
-                        column = tx * m
-                        while column < stop:
-                            to = out + column * size
-                            transpose_block(
-                                dtype, lanes, activation, pixels + ((column - tx * m) * width + o) * size, width * size,
-                                to, y_channel, residual + (to - y) if residual != 0 else 0,
-                                min(lanes, stop - column), min(lanes, live_o - o), min(lanes, stop - column),
-                            )  # fmt: skip
-                            column += lanes
-
-    return task
-
-
 class _Sizes:
     """What a problem and a config come to: tiles, blocks, bytes of scratch."""
 
@@ -242,19 +63,26 @@ class _Sizes:
         self.th, self.tw = -(-problem.oh // m), -(-problem.ow // m)
         self.down, self.across = -(-self.th // config.rows), -(-self.tw // config.columns)
         count = aligned_up(config.rows * config.columns, config.mr)
-        padded = aligned_up(self.channels, lanes) * self.size
-        self.strip_pixel = padded
-        # An odd number of lines from tile to tile: a power of two would put the rows of a register tile in one set.
-        self.v_row = (aligned_up(padded, 64) // 64 | 1) * 64
-        self.v_step = count * self.v_row
-        strip = (config.rows * m + 2) * (config.columns * m + 2) * self.strip_pixel
-        self.v_at = aligned_up(64 + strip, 64)
+        self.strip_pixel = aligned_up(self.channels, lanes) * self.size
+        self.strip_row = (config.columns * m + 2) * self.strip_pixel
+        self.v_row = _odd_lines(self.strip_pixel)
+        self.v_step = _odd_lines(count * self.v_row)
+        self.m_step = _odd_lines(count * self.width * self.size)
+        # Pixels of one edge: those of a tile, for the channels beside whole vectors, or in NCHW all of the block.
+        strip = (config.rows * m + 2) * self.strip_row if problem.layout == "NCHW" else 0
+        patch = self.planes * lanes * self.size
+        self.v_at = PIXELS_AT + aligned_up(max(strip, patch), 64)
         self.m_at = self.v_at + self.planes * self.v_step
-        self.m_bytes = config.gather * self.planes * count * self.width * self.size
+        self.m_bytes = config.gather * self.planes * self.m_step
         self.out_at = self.m_at + aligned_up(self.m_bytes, 64)
         outputs = config.rows * m * config.columns * m * self.width * self.size
         self.scratch = self.out_at + (outputs if problem.layout == "NCHW" else 0)
         self.o_blocks = -(-self.per_group // self.width)
+
+
+def _odd_lines(size: int) -> int:
+    """Return the next odd number of cache lines, in bytes: steps that are powers of two fall into one set of L1."""
+    return (aligned_up(size, 64) // 64 | 1) * 64
 
 
 def _even(total: int, most: int) -> int:
@@ -381,23 +209,24 @@ class Winograd(Algorithm[Config]):
             x_row, y_row = problem.w * s.size, problem.ow * s.size
             x_channel, y_channel = problem.h * x_row, problem.oh * y_row
             x_image, y_image = problem.c * x_channel, problem.o * y_channel
+        # Where the pixels of a tile are from its first one on: in the image or strip, and in the patch of one vector.
+        t = config.m + 2
+        i, j = np.divmod(np.arange(t * t, dtype=np.int64), t)
+        if problem.layout == "NHWC":
+            offsets = i * x_row + j * x_pixel
+        else:
+            offsets = i * s.strip_row + j * s.strip_pixel
+        patch = np.arange(t * t, dtype=np.int64) * (lanes * s.size)
+        zeros = np.zeros(s.strip_pixel, np.uint8)
+        keep = (rows_in, cols_in, offsets, patch, zeros)
         values = context(
-            *(address(rows_in), address(cols_in)),
+            *(address(array) for array in keep),
             *(problem.groups, s.down, s.across, config.splits, -(-s.o_blocks // config.splits), s.o_blocks),
             *(config.rows, config.columns, s.th, s.tw, problem.oh, problem.ow, problem.h, problem.w),
-            *(problem.padding[0], problem.padding[2], s.channels, s.per_group, s.strip_pixel, s.v_row),
-            *(s.v_step, s.planes * s.channels * s.width * s.size, x_image, x_row, x_pixel, x_channel),
-            *(
-                y_image,
-                y_row,
-                y_pixel,
-                y_channel,
-                s.v_at,
-                s.m_at,
-                s.out_at,
-                weights.copy_offset,
-                config.gather,
-            ),
+            *(problem.padding[0], problem.padding[2], s.channels, s.per_group, s.strip_pixel, s.strip_row),
+            *(s.v_row, s.v_step, s.m_step, s.planes * s.channels * s.width * s.size),
+            *(x_image, x_row, x_pixel, x_channel, y_image, y_row, y_pixel, y_channel),
+            *(s.v_at, s.m_at, s.out_at, weights.copy_offset, config.gather),
         )
         planar = int(problem.layout == "NCHW")
         kernel = winograd(
@@ -406,7 +235,7 @@ class Winograd(Algorithm[Config]):
         count = problem.n * problem.groups * s.down * s.across * config.splits
         seconds = self.cost(problem, machine, config) * problem.threads
         # Weights are always checked: an infinite one would spread over the tile as an infinite pixel would.
-        return Layout(kernel, values, count, s.scratch, seconds, weights, True, (rows_in, cols_in))
+        return Layout(kernel, values, count, s.scratch, seconds, weights, True, keep)
 
 
 ALGORITHM = Winograd()

@@ -120,10 +120,10 @@ class _Linear:
 
 
 def _emit_input(builder: Any, m: int, dtype: str, lanes: int) -> Any:
-    function, done = internal_function(builder, f"winograd_input_{m}_{dtype}_{lanes}", 7)
+    function, done = internal_function(builder, f"winograd_input_{m}_{dtype}_{lanes}", 6)
     if done:
         return function
-    source, row, pixel, target, step, count, flag = function.args
+    source, offsets, target, step, count, flag = function.args
     t, size = m + TAPS - 1, item_bytes(dtype)
     vector = vector_type(dtype, lanes)
     _, _, b_t = transforms(m)
@@ -137,9 +137,10 @@ def _emit_input(builder: Any, m: int, dtype: str, lanes: int) -> Any:
     bad.add_incoming(ir.Constant(vector, None), entry)
     linear = _Linear(b, dtype, lanes)
     columns = []
+    here = b.add(source, moved)
     for j in range(t):
-        place = b.add(b.add(source, moved), b.mul(pixel, i64(j)))
-        loaded = [emit_load(b, b.add(place, b.mul(row, i64(i))), vector, size) for i in range(t)]
+        places = [emit_load(b, b.add(offsets, i64(8 * (i * t + j))), I64, 8) for i in range(t)]
+        loaded = [emit_load(b, b.add(here, place), vector, size) for place in places]
         columns.append(linear.apply(b_t, loaded))
     corners = []
     for i in range(t):
@@ -171,12 +172,12 @@ def _emit_input(builder: Any, m: int, dtype: str, lanes: int) -> Any:
 @intrinsic(prefer_literal=True)
 def winograd_input(
     context: Any, m: Any, dtype: Any, lanes: Any,
-    source: Any, row: Any, pixel: Any, target: Any, step: Any, count: Any, flag: Any,
+    source: Any, offsets: Any, target: Any, step: Any, count: Any, flag: Any,
 ) -> Any:  # fmt: skip
     """Transform one tile: V = B^T d B, for `count` vectors of channels.
 
-    Shapes   d (t, t) pixels at ``source + i*row + j*pixel``, channels side by side; V element (i, j) at
-             ``target + (i*t + j)*step``; t = m + 2; strides in bytes
+    Shapes   d (t, t) pixels: (i, j) at ``source + offsets[i*t + j]``, channels side by side; V element (i, j) at
+             ``target + (i*t + j)*step``; t = m + 2; offsets (int64) and strides in bytes
     Assumes  whole vectors may be read and written
     Touches  writes target, and 1 at `flag` when an element of d is not finite (or its sums overflow)
     Source   arXiv:1509.09308
@@ -187,7 +188,7 @@ def winograd_input(
         builder.call(_emit_input(builder, *(w.literal_value for w in words)), args[3:])
         return ctx.get_dummy_value()
 
-    return types.void(*words, *[types.intp] * 7), generate
+    return types.void(*words, *[types.intp] * 6), generate
 
 
 def _emit_output(builder: Any, m: int, dtype: str, lanes: int, activation: str) -> Any:
