@@ -52,20 +52,21 @@ PRODUCTS_OF = {"strict": (6,), "standard": (3, 6), "fast": (1, 3, 6)}
 #: Weights, and pixels, from which on three products keep class `standard` on average: their relative L2 error is
 #: 4.4e-6 of the 5e-6 allowed, and of fewer values some have roundings that are all bad.
 ENOUGH = 4096
-#: Cycles of one product of tiles per row of A (16 at best); between two that add to the same tile lie 52.
-ROW_CYCLES, CHAIN_CYCLES = 1.0, 52.0
-#: Cycles to finish and store one row of two tiles.
-FINISH_CYCLES = 6.0
-#: Scratch before the strip: flags, then the sums of four tiles.
-FLAG, SUMS, STRIP = 0, 64, 64 + 4096
+#: Cycles of one product of tiles, whatever rows are live (a fifth more in NCHW, whose tiles of pixels start anywhere:
+#: each of their rows touches two lines); of one that waits for the sum before it.
+TILE_CYCLES, CHAIN_CYCLES = {"NHWC": 18.0, "NCHW": 22.0}, 32.0
+#: Cycles to finish and store one row of two tiles; to cut one line of 32 channels beside its elements.
+FINISH_CYCLES, LINE_CYCLES = 8.0, 250.0
+#: Bytes per cycle in and out beyond L2: cutting waits for its input, and stores for their lines.
+FAR_RATE = 8.0
+#: Bytes of scratch before the store segments: a line of flags, then the sums of four tiles.
+SEGMENTS = 64 + 4096
 
 
 class Config(NamedTuple):
-    """Products, rows of a tile, tiles of an output row (0: rows run on), rows of a strip, parts of the channels."""
+    """Products, output rows of a strip, parts of its output channels."""
 
     products: int
-    mr: int
-    across: int
     rows: int
     splits: int
 
@@ -83,9 +84,9 @@ def split_bfloat16(products: int, cuts: int, activation: str, planar: int) -> Ta
     def task(ctx: int, i: int, scratch: int) -> None:
         x, y, residual, weights, bias, shape, lines, table, starts, places = words(ctx, 10)
         row_in, col_in, line_count, pitch, merged, left, inner, sh, sw, channels = words(ctx + 80, 10)
-        groups, blocks, rows, splits, per_split, o_blocks, per_group, oh, ow, across = words(ctx + 160, 10)
-        mr, items, block_bytes, part, a_row, strip_at, kernel_at, room, kh, kw = words(ctx + 240, 10)
-        dh, dw, x_image, x_row, x_pixel, x_channel, y_image, y_row, y_pixel, y_channel = words(ctx + 320, 10)
+        groups, blocks, rows, splits, per_split, o_blocks, per_group, oh, ow, kh = words(ctx + 160, 10)
+        items, block_bytes, part, a_row, strip_at, kernel_at, room, kw, dh, dw = words(ctx + 240, 10)
+        x_image, x_row, x_pixel, x_channel, y_image, y_row, y_pixel, y_channel = words(ctx + 320, 8)
         split, rest = i % splits, i // splits
         block, rest = rest % blocks, rest // blocks
         group, image = rest % groups, rest // groups
@@ -104,82 +105,77 @@ def split_bfloat16(products: int, cuts: int, activation: str, planar: int) -> Ta
                 cuts, corner, strip, lines, line_count, run, first * sh, row_in, col_in, left, inner, sw, channels,
                 x_row, x_pixel, part, scratch + 8,
             )  # fmt: skip
-        positions = (live_rows - 1) * pitch + ow
-        count = live_rows * across if across != 0 else (positions + mr - 1) // mr
+        count = ((live_rows - 1) * pitch + ow + 15) // 16
         if planar != 0:
             for t in range(count):
                 write_segments(segments + t * room, t * 16, 16, pitch, ow, live_rows, y_row, 4)
         tile_configure(shape)
-        for block_o in range(split * per_split, min((split + 1) * per_split, o_blocks)):
+        first_o = split * per_split
+        blocks_o, pairs = min(per_split, o_blocks - first_o), (count + 1) // 2
+        for step in range(blocks_o * pairs):
+            t, block_o = step % pairs * 2, first_o + step // pairs
             panel = weights + (group * o_blocks + block_o) * block_bytes
-            channel = group * per_group + block_o * 32
             live_o = min(32, per_group - block_o * 32)
             held_bias = bias + (group * o_blocks + block_o) * 128
-            out = y + image * y_image + first * y_row + channel * y_channel
+            out = y + image * y_image + first * y_row + (group * per_group + block_o * 32) * y_channel
             held = residual + (out - y) if residual != 0 else 0
-            for t in range(0, count, 2):
-                both = t + 1 < count
-                store("int64", scratch, 0)
-                one = strip + load("int64", starts + 8 * t)
-                two = strip + load("int64", starts + 8 * t + 8) if both else one
-                if planar != 0:
-                    if both:
-                        matrix_products(
-                            products, 2, 2, panel, panel + 1024, 64, 2048, one, two, a_row, part, table, items, sums
-                        )  # fmt: skip
-                    else:
-                        matrix_products(
-                            products, 2, 1, panel, panel + 1024, 64, 2048, one, two, a_row, part, table, items, sums
-                        )  # fmt: skip
-                    for m in range(0, live_o, 16):
-                        for n in range(2 if both else 1):
-                            to = out + m * y_channel
-                            finish_planes(
-                                activation, sums + m * 128 + n * 1024, to, held + (to - out) if held != 0 else 0,
-                                held_bias + m * 4, segments + (t + n) * room, y_channel, min(16, live_o - m), scratch,
-                            )  # fmt: skip
+            both = t + 1 < count
+            store("int64", scratch, 0)
+            one = strip + load("int64", starts + 8 * t)
+            two = strip + load("int64", starts + 8 * t + 8) if both else one
+            if planar != 0:
+                if both:
+                    matrix_products(
+                        products, 2, 2, panel, panel + 1024, 64, 2048, one, two, a_row, part, table, items, sums
+                    )  # fmt: skip
                 else:
-                    if both:
-                        matrix_products(
-                            products, 2, 2, one, two, a_row, part, panel, panel + 1024, 64, 2048, table, items, sums
+                    matrix_products(
+                        products, 2, 1, panel, panel + 1024, 64, 2048, one, two, a_row, part, table, items, sums
+                    )  # fmt: skip
+                for m in range(0, live_o, 16):
+                    for n in range(2 if both else 1):
+                        to = out + m * y_channel
+                        finish_planes(
+                            activation, sums + m * 128 + n * 1024, to, held + (to - out) if held != 0 else 0,
+                            held_bias + m * 4, segments + (t + n) * room, y_channel, min(16, live_o - m), scratch,
                         )  # fmt: skip
-                    else:
-                        matrix_products(
-                            products, 1, 2, one, two, a_row, part, panel, panel + 1024, 64, 2048, table, items, sums
-                        )  # fmt: skip
-                    for m in range(2 if both else 1):
-                        finish_pixels(
-                            activation, sums + m * 2048, out, held, held_bias, places + (t + m) * mr * 8,
-                            live_rows * ow, y_pixel, mr, (1 << live_o) - 1, scratch,
-                        )  # fmt: skip
-                if load("int64", scratch) != 0:
-                    # Tile (m, n), row r, column q: in NCHW rows are channels and columns positions, in NHWC vice versa.
-                    for at in range(4 * 256):
-                        m, n, r, q = at // 512, at // 256 % 2, at // 16 % 16, at % 16
-                        value = load("float32", sums + at * 4)
-                        tile = t + (n if planar != 0 else m)
-                        if value - value == 0 or tile >= count or (planar == 0 and r >= mr):
-                            continue
-                        if planar != 0:
-                            o, position = m * 16 + r, tile * 16 + q
-                            row, column = position // pitch, position % pitch
-                        else:
-                            o, position = n * 16 + q, load("int64", places + (tile * mr + r) * 8)
-                            row, column = position // ow, position % ow
-                        if o >= live_o or position < 0 or row >= live_rows or column >= ow:
-                            continue
-                        kernel = scratch + kernel_at
-                        whole_weights(cuts, planar, panel, o, channels, kh * kw, kernel, scratch + 16)
-                        total = window_sum(
-                            4, corner, kernel, row_in + 8 * (first + row) * sh, col_in + 8 * column * sw, channels,
-                            kh, kw, dh, dw, x_channel, x_row, x_pixel,
-                        )  # fmt: skip
-                        store("float32", scratch + 16, total + load("float32", held_bias + o * 4))
-                        to = out + row * y_row + column * y_pixel + o * y_channel
-                        transpose_block(
-                            "float32", 16, activation, scratch + 16, 4, to, 4,
-                            held + (to - out) if held != 0 else 0, 1, 1, 1,
-                        )  # fmt: skip
+            else:
+                if both:
+                    matrix_products(
+                        products, 2, 2, one, two, a_row, part, panel, panel + 1024, 64, 2048, table, items, sums
+                    )  # fmt: skip
+                else:
+                    matrix_products(
+                        products, 1, 2, one, two, a_row, part, panel, panel + 1024, 64, 2048, table, items, sums
+                    )  # fmt: skip
+                for m in range(2 if both else 1):
+                    finish_pixels(
+                        activation, sums + m * 2048, out, held, held_bias, places + (t + m) * 128,
+                        live_rows * ow, y_pixel, 16, (1 << live_o) - 1, scratch,
+                    )  # fmt: skip
+            if load("int64", scratch) != 0:
+                # Tile (m, n), row r, column q: in NCHW rows are channels and columns positions, in NHWC vice versa.
+                for at in range(4 * 256):
+                    m, n, r, q = at // 512, at // 256 % 2, at // 16 % 16, at % 16
+                    value = load("float32", sums + at * 4)
+                    o, tile, column = (m * 16 + r, n, q) if planar != 0 else (n * 16 + q, m, r)
+                    position = (t + tile) * 16 + column
+                    row, column = position // pitch, position % pitch
+                    finite = value - value == 0
+                    if finite or t + tile >= count or o >= live_o or row >= live_rows or column >= ow:
+                        continue
+                    kernel = scratch + kernel_at
+                    whole_weights(cuts, planar, panel, o, channels, kh * kw, kernel, scratch + 16)
+                    total = window_sum(
+                        4, corner, kernel, row_in + 8 * (first + row) * sh, col_in + 8 * column * sw, channels,
+                        kh, kw, dh, dw, x_channel, x_row, x_pixel,
+                    )  # fmt: skip
+                    store("float32", scratch + 16, total + load("float32", held_bias + o * 4))
+                    to = out + row * y_row + column * y_pixel + o * y_channel
+                    transpose_block(
+                        "float32", 16, activation, scratch + 16, 4, to, 4,
+                        held + (to - out) if held != 0 else 0, 1, 1, 1,
+                    )  # fmt: skip
         tile_release()
 
     return task
@@ -221,8 +217,9 @@ class _Sizes:
         )
         if self.merged:
             self.lines = self.lines[:1]
-        self.starts = self._starts(problem, config)
-        self.last = int(self.starts[-1]) + config.mr + int(self.place.max())
+        #: First position of each tile: output rows run into one another.
+        self.starts = np.arange(0, (config.rows - 1) * self.pitch + problem.ow, ROWS)
+        self.last = int(self.starts[-1]) + ROWS + int(self.place.max())
         item = 4 if self.planar else ROW_BYTES
         # An odd number of lines from pair to pair of channels: a power of two would put them into one set of L1.
         plane = (aligned_up(self.positions * item, 64) // 64 | 1) * 64
@@ -232,27 +229,16 @@ class _Sizes:
         self.strip = self.blocks_c * self.cuts * self.part + max(0, self.last - self.positions) * item + 64
         self.room = 8 + 16 * (ROWS // self.pitch + 2)
         segments = aligned_up(len(self.starts) * self.room, 64) if self.planar else 0
-        self.kernel_at = STRIP + segments
+        self.kernel_at = SEGMENTS + segments
         run = self.pitch * config.rows if self.merged else self.pitch
         kernel = max(self.channels * problem.taps, 2 * run if self.planar else 0) * 4
         self.strip_at = aligned_up(self.kernel_at + kernel, 64)
         self.scratch = self.strip_at + self.strip
 
-    def _starts(self, problem: Problem, config: Config) -> Any:
-        """Return the first position of each tile."""
-        if config.across:
-            rows, places = np.ogrid[: config.rows, : config.across]
-            return (rows * self.pitch + places * config.mr).ravel()
-        run = (config.rows - 1) * self.pitch + problem.ow
-        return np.arange(0, run, config.mr)
-
     def places(self, problem: Problem, config: Config) -> Any:
         """Return for each row of each NHWC tile the pixel of the strip it computes, -1 for none."""
-        position = self.starts[:, None] + np.arange(config.mr)
-        row, column = position // self.pitch, position % self.pitch
+        row, column = np.divmod(np.arange(len(self.starts) * ROWS), self.pitch)
         live = (column < problem.ow) & (row < config.rows)
-        if config.across:
-            live &= row == (self.starts // self.pitch)[:, None]
         return np.ascontiguousarray(np.where(live, row * problem.ow + column, -1), dtype=np.int64)
 
     def table(self) -> Any:
@@ -281,18 +267,17 @@ class SplitBfloat16(Algorithm[Config]):
     def configs(self, problem: Problem, machine: Machine) -> tuple[Config, ...]:
         """Return for each number of products the best strips, by cost."""
         choices = {
-            self._with_rows(problem, machine, products, mr, across, share): None
+            self._with_rows(problem, machine, products, share): None
             for products in _products(problem)
-            for mr, across in _tile_shapes(problem)
             for share in (4, 2, 8)
         }
-        return tuple(sorted(choices, key=lambda config: self.cost(problem, machine, config))[:6])
+        return tuple(sorted(choices, key=lambda config: self.cost(problem, machine, config)))
 
-    def _with_rows(
-        self, problem: Problem, machine: Machine, products: int, mr: int, across: int, share: int
-    ) -> Config:
+    def _with_rows(self, problem: Problem, machine: Machine, products: int, share: int) -> Config:
+        """Return the tallest even strips that fill at most a `share` of L2, and further pieces for threads."""
+
         def room(rows: int) -> int:
-            s = _Sizes(problem, Config(products, mr, across, rows, 1))
+            s = _Sizes(problem, Config(products, rows, 1))
             return s.strip + rows * problem.ow * s.per_group * 4
 
         one, two = room(1), room(2)
@@ -306,7 +291,7 @@ class SplitBfloat16(Algorithm[Config]):
                 blocks = min(problem.oh, max(blocks, wanted))
             else:
                 splits = min(-(-problem.o // problem.groups // WIDTH), -(-wanted // blocks))
-        return Config(products, mr, across, -(-problem.oh // blocks), splits)
+        return Config(products, -(-problem.oh // blocks), splits)
 
     def cost(self, problem: Problem, machine: Machine, config: Config) -> float:
         """Count the products of all tiles, the cutting of strips, the stores and weights from beyond L2."""
@@ -314,20 +299,19 @@ class SplitBfloat16(Algorithm[Config]):
         blocks = -(-problem.oh // config.rows)
         items = s.blocks_c * problem.taps
         count = len(s.starts)
-        rows = ROWS if s.planar else config.mr
-        pair = items * config.products * max(4 * rows * ROW_CYCLES, CHAIN_CYCLES)
-        single = items * config.products * CHAIN_CYCLES
-        finish = 2 * rows * FINISH_CYCLES + 60
+        pair = items * config.products * 4 * TILE_CYCLES[problem.layout]
+        single = items * config.products * CHAIN_CYCLES * 2
+        finish = 2 * ROWS * FINISH_CYCLES + 60
         strip = s.o_blocks * (count // 2 * (pair + finish) + count % 2 * (single + finish))
-        cutting = s.blocks_c * s.positions * (6 + 4 * s.cuts) + len(s.lines) * s.blocks_c * 200
+        cutting = s.blocks_c * (s.positions * (8 + 6 * s.cuts) + len(s.lines) * LINE_CYCLES)
         weight_bytes = s.o_blocks * items * s.cuts * 2048
-        far = weight_bytes / tiles.FAR_RATE if weight_bytes > machine.l2_bytes // 2 else 0.0
-        unit = (strip + cutting * config.splits + 0.5 * far) * blocks
-        return tiles.seconds(
-            problem,
-            unit * problem.n * problem.groups,
-            problem.n * problem.groups * blocks * config.splits,
-        )
+        far = 0.5 * weight_bytes / FAR_RATE if weight_bytes > machine.l2_bytes // 2 else 0.0
+        images = problem.n * problem.groups
+        moved = problem.x_bytes * config.splits + problem.n * problem.o * problem.oh * problem.ow * 4
+        unit = (strip + cutting * config.splits + far) * blocks * images
+        if moved > machine.l2_bytes:
+            unit += moved / FAR_RATE
+        return tiles.seconds(problem, unit, images * blocks * config.splits)
 
     def numerics(self, config: Config) -> tuple[int]:
         """The number of products."""
@@ -356,7 +340,7 @@ class SplitBfloat16(Algorithm[Config]):
         blocks = -(-problem.oh // config.rows)
         table, starts = s.table(), np.ascontiguousarray(s.starts * s.item, dtype=np.int64)
         lines, places = np.ascontiguousarray(s.lines), s.places(problem, config)
-        shape = tile_configuration(config.mr)
+        shape = tile_configuration()
         (sh, sw), (dh, dw) = problem.stride, problem.dilation
         deepest = max(int(s.lines[:, 0].max()), (config.rows - 1) * sh + (problem.kh - 1) * dh)
         rows_in = row_map(problem, (blocks - 1) * config.rows * sh + deepest + 1)
@@ -379,16 +363,20 @@ class SplitBfloat16(Algorithm[Config]):
         values = context(
             *(address(array) for array in (shape, lines, table, starts, places, rows_in, cols_in)),
             *(len(lines), s.pitch, int(s.merged), left, inner, sh, sw, s.channels),
+            *(problem.groups, blocks, config.rows, config.splits, -(-s.o_blocks // config.splits)),
+            *(s.o_blocks, s.per_group, problem.oh, problem.ow, problem.kh),
             *(
-                problem.groups,
-                blocks,
-                config.rows,
-                config.splits,
-                -(-s.o_blocks // config.splits),
-                s.o_blocks,
+                len(table),
+                block_bytes,
+                s.part,
+                s.row_bytes,
+                s.strip_at,
+                s.kernel_at,
+                s.room,
+                problem.kw,
+                dh,
+                dw,
             ),
-            *(s.per_group, problem.oh, problem.ow, config.across, config.mr, len(table), block_bytes, s.part),
-            *(s.row_bytes, s.strip_at, s.kernel_at, s.room, problem.kh, problem.kw, dh, dw),
             *(x_image, x_row, x_pixel, x_channel, y_image, y_row, y_pixel, y_channel),
         )
         kernel = split_bfloat16(config.products, s.cuts, problem.activation, int(s.planar))
@@ -404,15 +392,6 @@ def _products(problem: Problem) -> tuple[int, ...]:
     found = PRODUCTS_OF[problem.accuracy]
     values = min(problem.c // problem.groups * problem.taps * problem.o, problem.c * problem.h * problem.w)
     return found if values >= ENOUGH or problem.accuracy == "fast" else found[-1:]
-
-
-def _tile_shapes(problem: Problem) -> tuple[tuple[int, int], ...]:
-    """Return the (rows of a tile, tiles of one output row) worth trying; 0 tiles: rows of the image run on."""
-    if problem.layout == "NCHW":
-        return ((ROWS, 0),)
-    across = -(-problem.ow // ROWS)
-    even = -(-problem.ow // across)
-    return ((ROWS, 0), (even, across)) if even >= 10 else ((ROWS, 0),)
 
 
 ALGORITHM = SplitBfloat16()

@@ -72,7 +72,7 @@ def pack_split_weights(cuts: int, planar: int) -> Task:
                 for pair in range(lanes):
                     for half in range(2):
                         split_pairs(
-                            cuts, scratch + (item * depth + 2 * pair) * row + half * 64, row,
+                            cuts, 1, scratch + (item * depth + 2 * pair) * row + half * 64, row,
                             base + item * cuts * part + half * tile + pair * 64, part, lanes, flag,
                         )  # fmt: skip
         bias = target + bias_offset + i * width * size

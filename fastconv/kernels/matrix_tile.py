@@ -14,6 +14,7 @@ GEMM). Start reading at `_emit_products`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,6 @@ from fastconv.kernels.simd import (
     emit_load,
     emit_masked_load,
     emit_masked_store,
-    emit_prefetch,
     emit_splat,
     emit_store,
     i64,
@@ -48,6 +48,7 @@ PRODUCTS: dict[int, tuple[tuple[int, int], ...]] = {
 ROWS, ROW_BYTES, TILE_BYTES, DEPTH = 16, 64, 1024, 32
 A_TILE, B_TILE = 4, 6
 LANES = 16
+MASK = ir.VectorType(ir.IntType(1), LANES)
 POINTER = I8.as_pointer()
 
 
@@ -56,14 +57,13 @@ def parts(products: int) -> int:
     return 1 + max(part for pair in PRODUCTS[products] for part in pair)
 
 
-def tile_configuration(rows: int) -> npt.NDArray[np.uint8]:
-    """Return the 64 bytes that shape the tile registers: `rows` rows in A and in the sums, 16 in B."""
+def tile_configuration() -> npt.NDArray[np.uint8]:
+    """Return the 64 bytes that shape the tile registers: all of 16 rows of 64 bytes (fewer rows take as long)."""
     palette, row_bytes_at, rows_at = 1, 16, 48
     found = np.zeros(64, np.uint8)
     found[0] = palette
     found[row_bytes_at : row_bytes_at + 16].view(np.uint16)[:] = ROW_BYTES
-    found[rows_at : rows_at + 6] = rows
-    found[rows_at + 6 : rows_at + 8] = ROWS
+    found[rows_at : rows_at + 8] = ROWS
     return found
 
 
@@ -173,54 +173,68 @@ def tile_release(context: Any) -> Any:
 
 
 class _Finish:
-    """What becomes of a vector of sums: bias, residual, activation, store, and a note of what is not finite."""
+    """What becomes of a vector of sums: bias, residual, activation, store; and which lanes were not finite."""
 
-    def __init__(self, b: Any, activation: str, y: Any, residual: Any, good: Any) -> None:
-        self.b, self.activation, self.y, self.residual, self.good = b, activation, y, residual, good
-        self.has_residual = b.icmp_signed("!=", residual, i64(0))
-        self.everywhere = emit_splat(b, self.has_residual, LANES)
+    def __init__(self, b: Any, activation: str, y: Any, residual: Any | None) -> None:
+        self.b, self.activation, self.y, self.residual = b, activation, y, residual
 
     def store(self, sums: Any, bias: Any, offset: Any, mask: Any) -> Any:
-        """Emit the store of `sums` under `mask`; return the lanes that are Inf or NaN."""
+        """Emit the store of `sums` under `mask` but for lanes that are Inf or NaN; return these.
+
+        They are left as they are, for the residual may stand there and is needed again.
+        """
         b = self.b
-        # As in the micro-kernel: the empty load of an absent residual needs a good address all the same.
-        place = b.select(self.has_residual, b.add(self.residual, offset), self.good)
-        held = emit_masked_load(b, "float32", place, b.and_(mask, self.everywhere))
-        value = emit_activation(b, "float32", self.activation, b.fadd(b.fadd(sums, bias), held))
-        emit_masked_store(b, "float32", value, b.add(self.y, offset), mask)
         difference = b.fsub(sums, sums)
-        return b.and_(mask, b.fcmp_unordered("uno", difference, difference))
+        bad = b.and_(mask, b.fcmp_unordered("uno", difference, difference))
+        value = b.fadd(sums, bias)
+        if self.residual is not None:
+            value = b.fadd(value, emit_masked_load(b, "float32", b.add(self.residual, offset), mask))
+        value = emit_activation(b, "float32", self.activation, value)
+        emit_masked_store(b, "float32", value, b.add(self.y, offset), b.xor(mask, bad))
+        return bad
 
 
-def _loop_over(b: Any, count: Any, body: Any) -> None:
-    """Emit ``for i in range(count): body(i)``, at least once."""
+def _loop(b: Any, count: Any, carried: Any, body: Callable[[Any, Any], Any]) -> Any:
+    """Emit ``for i in range(count): carried = body(i, carried)``, at least once; return `carried`."""
     function = b.function
     entry, loop, end = b.block, function.append_basic_block("row"), function.append_basic_block("rows_done")
     b.branch(loop)
     b.position_at_end(loop)
-    i = b.phi(I64)
+    i, value = b.phi(I64), b.phi(carried.type)
     i.add_incoming(i64(0), entry)
-    body(i)
+    value.add_incoming(carried, entry)
+    after = body(i, value)
     following = b.add(i, i64(1))
     i.add_incoming(following, b.block)
+    value.add_incoming(after, b.block)
     b.cbranch(b.icmp_signed("<", following, count), loop, end)
     b.position_at_end(end)
+    return after
 
 
-def _note(b: Any, bad: Any, flag: Any) -> None:
-    """Emit a store of 1 at `flag` if any lane is set; rare, so a branch is cheaper than carrying the lanes along."""
-    function = b.function
-    report, go_on = function.append_basic_block("report"), function.append_basic_block("go_on")
-    lanes = ir.IntType(LANES)
-    b.cbranch(b.icmp_unsigned("!=", b.bitcast(bad, lanes), ir.Constant(lanes, 0)), report, go_on)
+def _return_noting(b: Any, bad: Any, flag: Any) -> None:
+    """Emit a store of 1 at `flag` if any lane of `bad` is set, and the return."""
+    function, lanes = b.function, ir.IntType(LANES)
+    report, end = function.append_basic_block("report"), function.append_basic_block("return")
+    b.cbranch(b.icmp_unsigned("!=", b.bitcast(bad, lanes), ir.Constant(lanes, 0)), report, end)
     b.position_at_end(report)
     emit_store(b, i64(1), flag, 8)
-    b.branch(go_on)
-    b.position_at_end(go_on)
+    b.branch(end)
+    b.position_at_end(end)
+    b.ret_void()
+
+
+def _with_and_without_residual(b: Any, residual: Any, emit: Callable[[Any | None], None]) -> None:
+    """Emit both forms: one pass over a tile is a few hundred instructions, a third of them for the residual."""
+    some, none = b.function.append_basic_block("residual"), b.function.append_basic_block("no_residual")
+    b.cbranch(b.icmp_signed("!=", residual, i64(0)), some, none)
+    for block, held in ((some, residual), (none, None)):
+        b.position_at_end(block)
+        emit(held)
 
 
 def _mask(b: Any, bits: Any) -> Any:
-    return b.bitcast(b.trunc(bits, ir.IntType(LANES)), ir.VectorType(ir.IntType(1), LANES))
+    return b.bitcast(b.trunc(bits, ir.IntType(LANES)), MASK)
 
 
 def _emit_pixels(builder: Any, activation: str) -> Any:
@@ -230,26 +244,34 @@ def _emit_pixels(builder: Any, activation: str) -> Any:
     sums, y, residual, bias, places, limit, step, rows, live, flag = function.args
     vector = vector_type("float32", LANES)
     b = ir.IRBuilder(function.append_basic_block("entry"))
-    finish = _Finish(b, activation, y, residual, bias)
     biases = [emit_load(b, b.add(bias, i64(ROW_BYTES * n)), vector, 4) for n in range(2)]
     masks = [_mask(b, b.lshr(live, i64(LANES * n))) for n in range(2)]
 
-    def row(i: Any) -> None:
-        place = emit_load(b, b.add(places, b.mul(i, i64(8))), I64, 8)
-        store, after = function.append_basic_block("store"), function.append_basic_block("after")
-        b.cbranch(b.icmp_unsigned("<", place, limit), store, after)
-        b.position_at_end(store)
-        here, offset = b.add(sums, b.mul(i, i64(ROW_BYTES))), b.mul(place, step)
-        bad = []
-        for n in range(2):
-            value = emit_load(b, b.add(here, i64(TILE_BYTES * n)), vector, 4)
-            bad.append(finish.store(value, biases[n], b.add(offset, i64(ROW_BYTES * n)), masks[n]))
-        _note(b, b.or_(*bad), flag)
-        b.branch(after)
-        b.position_at_end(after)
+    def emit(held: Any | None) -> None:
+        finish = _Finish(b, activation, y, held)
 
-    _loop_over(b, rows, row)
-    b.ret_void()
+        def row(i: Any, bad: Any) -> Any:
+            place = emit_load(b, b.add(places, b.mul(i, i64(8))), I64, 8)
+            before, store = b.block, function.append_basic_block("store")
+            after = function.append_basic_block("after")
+            b.cbranch(b.icmp_unsigned("<", place, limit), store, after)
+            b.position_at_end(store)
+            here, offset = b.add(sums, b.mul(i, i64(ROW_BYTES))), b.mul(place, step)
+            found = bad
+            for n in range(2):
+                value = emit_load(b, b.add(here, i64(TILE_BYTES * n)), vector, 4)
+                worse = finish.store(value, biases[n], b.add(offset, i64(ROW_BYTES * n)), masks[n])
+                found = b.or_(found, worse)
+            b.branch(after)
+            b.position_at_end(after)
+            total = b.phi(MASK)
+            total.add_incoming(bad, before)
+            total.add_incoming(found, store)
+            return total
+
+        _return_noting(b, _loop(b, rows, ir.Constant(MASK, None), row), flag)
+
+    _with_and_without_residual(b, residual, emit)
     return function
 
 
@@ -263,7 +285,7 @@ def finish_pixels(
     Shapes   sums: as `matrix_products` leaves one row of tiles; row i goes to ``y + places[i]*step`` unless places[i]
              is -1 or beyond `limit`; bias 32 float32; `live`: one bit per channel
     Assumes  residual is 0 or laid out as y
-    Touches  writes the live channels of its pixels, and 1 at `flag` when a stored sum is Inf or NaN
+    Touches  writes the live channels of its pixels but for sums that are Inf or NaN, which set 1 at `flag`
     """
 
     def generate(target: Any, builder: Any, _s: Any, args: Any) -> Any:
@@ -280,29 +302,32 @@ def _emit_planes(builder: Any, activation: str) -> Any:
     sums, y, residual, bias, segments, step, rows, flag = function.args
     vector = vector_type("float32", LANES)
     b = ir.IRBuilder(function.append_basic_block("entry"))
-    finish = _Finish(b, activation, y, residual, bias)
     count, first = emit_load(b, segments, I64, 8), b.add(segments, i64(8))
     some, nothing = function.append_basic_block("some"), function.append_basic_block("nothing")
     b.cbranch(b.icmp_signed(">", count, i64(0)), some, nothing)
-    b.position_at_end(some)
-
-    def segment(j: Any) -> None:
-        here = b.add(first, b.mul(j, i64(16)))
-        offset = emit_load(b, here, I64, 8)
-        mask = _mask(b, emit_load(b, b.add(here, i64(8)), I64, 8))
-
-        def row(i: Any) -> None:
-            value = emit_load(b, b.add(sums, b.mul(i, i64(ROW_BYTES))), vector, 4)
-            scalar = emit_load(b, b.add(bias, b.mul(i, i64(4))), ir.FloatType(), 4)
-            place = b.add(offset, b.mul(i, step))
-            _note(b, finish.store(value, emit_splat(b, scalar, LANES), place, mask), flag)
-
-        _loop_over(b, rows, row)
-
-    _loop_over(b, count, segment)
-    b.branch(nothing)
     b.position_at_end(nothing)
     b.ret_void()
+    b.position_at_end(some)
+
+    def emit(held: Any | None) -> None:
+        finish = _Finish(b, activation, y, held)
+
+        def segment(j: Any, bad: Any) -> Any:
+            here = b.add(first, b.mul(j, i64(16)))
+            offset = emit_load(b, here, I64, 8)
+            mask = _mask(b, emit_load(b, b.add(here, i64(8)), I64, 8))
+
+            def row(i: Any, found: Any) -> Any:
+                value = emit_load(b, b.add(sums, b.mul(i, i64(ROW_BYTES))), vector, 4)
+                scalar = emit_load(b, b.add(bias, b.mul(i, i64(4))), ir.FloatType(), 4)
+                place = b.add(offset, b.mul(i, step))
+                return b.or_(found, finish.store(value, emit_splat(b, scalar, LANES), place, mask))
+
+            return _loop(b, rows, bad, row)
+
+        _return_noting(b, _loop(b, count, ir.Constant(MASK, None), segment), flag)
+
+    _with_and_without_residual(b, residual, emit)
     return function
 
 
@@ -316,7 +341,7 @@ def finish_planes(
     Shapes   sums (16, 16); row i goes to ``y + i*step + offset`` for each segment (offset, lane mask); bias: one per
              row
     Assumes  1 <= rows <= 16; residual is 0 or laid out as y
-    Touches  writes the first `rows` channels under the masks, and 1 at `flag` when a stored sum is Inf or NaN
+    Touches  writes the first `rows` channels under the masks but for sums that are Inf or NaN, which set 1 at `flag`
     """
 
     def generate(target: Any, builder: Any, _s: Any, args: Any) -> Any:
@@ -324,14 +349,3 @@ def finish_planes(
         return target.get_dummy_value()
 
     return types.void(activation, *[types.intp] * 8), generate
-
-
-@intrinsic
-def prefetch_store(context: Any, address: Any) -> Any:
-    """Ask for the line at `address`, to write: it comes while the products are computed."""
-
-    def generate(target: Any, builder: Any, _s: Any, args: Any) -> Any:
-        emit_prefetch(builder, args[0], write=True)
-        return target.get_dummy_value()
-
-    return types.void(types.intp), generate

@@ -77,22 +77,26 @@ def pack_plane_lines(
                     zero_bytes(target + p * part, run * 4)
                 continue
             at = source + row * x_row
-            if sw != 1:
+            if sw > 2:
                 pack_row(at, buffer, phase, run, sw, col_in, left, inner, 4)
                 pack_row(at + other, buffer + 4 * run, phase, run, sw, col_in, left, inner, 4)
-                split_pairs(cuts, buffer, 4 * run, target, part, run, flag)
+                split_pairs(cuts, 1, buffer, 4 * run, target, part, run, flag)
                 continue
-            start = min(left, run)
-            stop = min(max(left + inner, start), run)
-            split_pairs(cuts, at + (start - left) * 4, other, target + start * 4, part, stop - start, flag)
+            start = min(max((left - phase + sw - 1) // sw, 0), run)
+            stop = min(max((left + inner - phase + sw - 1) // sw, start), run)
+            inside, to_inside = at + (phase + start * sw - left) * 4, target + start * 4
+            if sw == 1:
+                split_pairs(cuts, 1, inside, other, to_inside, part, stop - start, flag)
+            else:
+                split_pairs(cuts, 2, inside, other, to_inside, part, stop - start, flag)
             for border in range(run - (stop - start)):
                 q = border if border < start else border + stop - start
-                column = load("int64", col_in + 8 * q)
+                column = load("int64", col_in + 8 * (phase + q * sw))
                 if column < 0:
                     for p in range(cuts):
                         store("int32", target + p * part + q * 4, np.int32(0))
                 else:
-                    split_pairs(cuts, at + column * 4, other, target + q * 4, part, 1, flag)
+                    split_pairs(cuts, 1, at + column * 4, other, target + q * 4, part, 1, flag)
 
 
 @device

@@ -130,8 +130,22 @@ def split_rows(
     return types.void(parts, *[types.intp] * 8), generate
 
 
-def _emit_pairs(builder: Any, parts: int) -> Any:
-    function, done = internal_function(builder, f"split_pairs_{parts}", 6)
+def _emit_every(b: Any, step: int, address: Any, count: Any) -> Any:
+    """Return the first `count` of 16 float32 that stand `step` apart, 1 or 2; no byte beyond the last is read."""
+    if step == 1:
+        return emit_masked_load(b, "float32", address, emit_lane_mask(b, LANES, count))
+    last = b.sub(b.mul(count, i64(step)), i64(step - 1))
+    low = emit_masked_load(b, "float32", address, emit_lane_mask(b, LANES, last))
+    rest = b.sub(last, i64(LANES))
+    # An empty mask needs a good address all the same.
+    second = b.select(b.icmp_signed(">", rest, i64(0)), b.add(address, i64(4 * LANES)), address)
+    high = emit_masked_load(b, "float32", second, emit_lane_mask(b, LANES, rest))
+    even = ir.Constant(WORDS, list(range(0, 2 * LANES, step)))
+    return b.shuffle_vector(low, high, even)
+
+
+def _emit_pairs(builder: Any, parts: int, step: int) -> Any:
+    function, done = internal_function(builder, f"split_pairs_{parts}_{step}", 6)
     if done:
         return function
     source, plane, target, part, count, flag = function.args
@@ -144,9 +158,9 @@ def _emit_pairs(builder: Any, parts: int) -> Any:
     for phi, start in ((left, count), (moved, i64(0)), (bad, ir.Constant(MASK, None))):
         phi.add_incoming(start, entry)
     mask = emit_lane_mask(b, LANES, left)
-    here = b.add(source, moved)
-    even = _cut(b, emit_masked_load(b, "float32", here, mask), parts)
-    odd = _cut(b, emit_masked_load(b, "float32", b.add(here, plane), mask), parts)
+    here = b.add(source, b.mul(moved, i64(step)))
+    even = _cut(b, _emit_every(b, step, here, left), parts)
+    odd = _cut(b, _emit_every(b, step, b.add(here, plane), left), parts)
     for p in range(parts):
         word = b.or_(odd[p], b.lshr(even[p], _all(16)))
         place = b.add(b.add(target, moved), b.mul(part, i64(p)))
@@ -165,17 +179,26 @@ def _emit_pairs(builder: Any, parts: int) -> Any:
 
 @intrinsic(prefer_literal=True)
 def split_pairs(
-    context: Any, parts: Any, source: Any, plane: Any, target: Any, part: Any, count: Any, flag: Any
+    context: Any,
+    parts: Any,
+    step: Any,
+    source: Any,
+    plane: Any,
+    target: Any,
+    part: Any,
+    count: Any,
+    flag: Any,
 ) -> Any:
     """Cut two rows of `count` float32 and lay them side by side: a row of B tiles.
 
-    Shapes   source: one row at `source`, the other `plane` bytes on; target: part p, `count` pairs of bfloat16, at
+    Shapes   source: one row at `source`, `step` (1 or 2) from one to the next, the other `plane` bytes on;
+             target: part p, `count` pairs of bfloat16, at
              ``target + p*part``
     Touches  writes 4*count bytes per part; 1 at `flag` when a value is not finite (or rounds to Inf)
     """
 
     def generate(target_: Any, builder: Any, _s: Any, args: Any) -> Any:
-        builder.call(_emit_pairs(builder, parts.literal_value), args[1:])
+        builder.call(_emit_pairs(builder, parts.literal_value, step.literal_value), args[2:])
         return target_.get_dummy_value()
 
-    return types.void(parts, *[types.intp] * 6), generate
+    return types.void(parts, step, *[types.intp] * 6), generate
