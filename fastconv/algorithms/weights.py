@@ -17,8 +17,8 @@ Array = npt.NDArray[Any]
 
 #: Bytes of one cache line: packed data starts at a line, so that a vector load never touches two.
 LINE = 64
-#: Seconds to pack one weight (measured: 0.4-0.8 ns), for the choice between one thread and several.
-SECONDS_PER_WEIGHT = 0.6e-9
+#: Seconds to pack one weight (measured: 0.3-0.4 ns), for the choice between one thread and several.
+SECONDS_PER_WEIGHT = 0.4e-9
 
 
 class PackedLayout:
