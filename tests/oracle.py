@@ -137,8 +137,8 @@ def evaluate(p: Problem, case: Case) -> tuple[Array, Array]:
 # --------------------------------------------------------------------------------------------------- data
 
 
-def data(p: Problem, kind: str) -> Case:
-    """Return seeded arrays of the problem's storage dtype.
+def data(p: Problem, kind: str, rank_one: bool = False) -> Case:
+    """Return seeded arrays of the problem's storage dtype; with `rank_one` each kernel is a column times a row.
 
     "integers": small ones, whose sums every float type holds exactly. For integer dtypes they fill the type.
     "normal", "uniform", "relu" (half zeros), "scaled" (magnitudes from 1e-20 to 1e20, sums within float32).
@@ -168,7 +168,12 @@ def data(p: Problem, kind: str) -> Case:
             bias * 1e20,
             residual * 10.0 ** rng.uniform(-20, 20, residual.shape),
         ]
-    return _case(p, [array.astype(p.dtype) for array in made])
+    made = [array.astype(p.dtype) for array in made]
+    if rank_one:
+        # Powers of two: the products are exact in every type.
+        column = 2.0 ** rng.integers(0, 3, (*p.w_shape[:3], 1))
+        made[1] = (made[1][:, :, :1, :] * column).astype(p.dtype)
+    return _case(p, made)
 
 
 def _case(p: Problem, arrays: list[Array]) -> Case:
@@ -177,10 +182,10 @@ def _case(p: Problem, arrays: list[Array]) -> Case:
 
 
 @cache
-def known(word: str, kind: str) -> tuple[Case, Array, Array]:
+def known(word: str, kind: str, rank_one: bool = False) -> tuple[Case, Array, Array]:
     """Return data of the problem named `word`, the expected result, and the magnitude of its sums; kept."""
     p = Problem.parse(word)
-    case = data(p, kind)
+    case = data(p, kind, rank_one)
     return case, *evaluate(p, case)
 
 

@@ -27,6 +27,11 @@ SECONDS = 1e-3
 NAMES = tuple(registry.all())
 
 
+def rank_one(name: str) -> bool:
+    """Tell whether the algorithm takes only kernels that are a column times a row."""
+    return bool(registry.get(name).needs_of_weights)
+
+
 def accepted(name: str, problem: Problem) -> Algorithm:
     """Return the algorithm, or skip the test with its reason against the problem."""
     algorithm = registry.get(name)

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from oracle import known
 from problems import FAMILIES, SHORT
-from running import NAMES, is_exact, judge, prepared, run
+from running import NAMES, is_exact, judge, prepared, rank_one, run
 
 from fastconv.algorithms import registry
 from fastconv.machine import Machine
@@ -31,7 +31,7 @@ def main(count: int) -> None:
             word = problem.word
             config = algorithm.configs(problem, machine)[0]
             for kind in ("integers", "normal"):
-                case, expected, magnitude = known(word, kind)
+                case, expected, magnitude = known(word, kind, rank_one(name))
                 _, work = prepared(algorithm, problem, config, case)
                 y = run(problem, work, case, threads=2)
                 judge(algorithm, problem, y, expected, magnitude)

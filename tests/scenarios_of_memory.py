@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from oracle import Array, known
 from problems import PROBLEMS
-from running import empty_result, judge
+from running import empty_result, judge, rank_one
 
 from fastconv import runtime
 from fastconv.algorithms import registry
@@ -126,7 +126,7 @@ def guards(name: str) -> None:
         problem = Problem.parse(word)
         if algorithm.why_not(problem, machine) is not None:
             continue
-        case, expected, magnitude = known(word, "normal")
+        case, expected, magnitude = known(word, "normal", rank_one(name))
         kind = problem.compute_dtype
         for side in ("end", "start"):
             print(name, word, side, flush=True)

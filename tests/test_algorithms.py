@@ -8,7 +8,19 @@ import numpy as np
 import pytest
 from oracle import Case, Problem, check, evaluate, excess, known
 from problems import FAMILIES, PROBLEMS, SHORT
-from running import NAMES, accepted, accepting, compute, empty_result, is_exact, judge, prepared, promise, run
+from running import (
+    NAMES,
+    accepted,
+    accepting,
+    compute,
+    empty_result,
+    is_exact,
+    judge,
+    prepared,
+    promise,
+    rank_one,
+    run,
+)
 
 import fastconv
 from fastconv.machine import Machine
@@ -22,7 +34,7 @@ HOST = Machine.host()
 def test_small_integers(name: str, word: str) -> None:
     problem = Problem.parse(word)
     algorithm = accepted(name, problem)
-    case, expected, magnitude = known(word, "integers")
+    case, expected, magnitude = known(word, "integers", rank_one(name))
     y = compute(algorithm, problem, case)
     if is_exact(algorithm, problem):
         np.testing.assert_array_equal(y, expected.astype(y.dtype))
@@ -35,7 +47,7 @@ def test_small_integers(name: str, word: str) -> None:
 def test_error_bound_holds_and_threads_change_no_bit(name: str, word: str) -> None:
     problem = Problem.parse(word)
     algorithm = accepted(name, problem)
-    case, expected, magnitude = known(word, "normal")
+    case, expected, magnitude = known(word, "normal", rank_one(name))
     config = algorithm.configs(problem, HOST)[0]
     _, work = prepared(algorithm, problem, config, case)
     y = run(problem, work, case)
@@ -51,7 +63,7 @@ def test_error_bound_holds_on_other_data(name: str, word: str, kind: str) -> Non
     if problem.compute_dtype == "int32":
         pytest.skip("integers have one kind of data")
     algorithm = accepted(name, problem)
-    case, expected, magnitude = known(word, kind)
+    case, expected, magnitude = known(word, kind, rank_one(name))
     judge(algorithm, problem, compute(algorithm, problem, case), expected, magnitude)
 
 
@@ -60,7 +72,7 @@ def test_error_bound_holds_on_other_data(name: str, word: str, kind: str) -> Non
 def test_every_setting(name: str, word: str) -> None:
     problem = Problem.parse(word)
     algorithm = accepted(name, problem)
-    case, expected, magnitude = known(word, "normal")
+    case, expected, magnitude = known(word, "normal", rank_one(name))
     configs = algorithm.configs(problem, HOST)
     assert len(set(configs)) == len(configs)
     for config in configs:
@@ -76,7 +88,7 @@ def test_every_setting(name: str, word: str) -> None:
 def test_settings_for_more_threads_change_no_bit(name: str, word: str) -> None:
     one = Problem.parse(word)
     algorithm = accepted(name, one)
-    case = known(word, "normal")[0]
+    case = known(word, "normal", rank_one(name))[0]
     y = compute(algorithm, one, case)
     for threads in (2, 5):
         many = replace(one, threads=threads)
@@ -95,7 +107,7 @@ DEEP = ("n1c256h13w14_o33k3x3_s1p1d1g1_nchw_f32", "n1c256h13w14_o33k1x1_s1p0d1g1
 @pytest.mark.parametrize("word", DEEP)
 @pytest.mark.parametrize("name", NAMES)
 def test_classes_of_accuracy(name: str, word: str, accuracy: str, kind: str) -> None:
-    case, expected, _ = known(word, kind)
+    case, expected, _ = known(word, kind, rank_one(name))
     problem = replace(Problem.parse(word), accuracy=accuracy)
     algorithm = accepted(name, problem)
     error = compute(algorithm, problem, case) - expected
@@ -109,7 +121,7 @@ def test_classes_of_accuracy(name: str, word: str, accuracy: str, kind: str) -> 
 def test_error_bound_notices_one_dropped_tap(name: str, word: str) -> None:
     problem = Problem.parse(word)
     algorithm = accepted(name, problem)
-    case, expected, magnitude = known(word, "normal")
+    case, expected, magnitude = known(word, "normal", rank_one(name))
     allowed = promise(algorithm, problem, magnitude)
     for tap in range(problem.taps):
         weights = case.w.copy()
@@ -123,7 +135,7 @@ def test_damage_is_noticed(name: str) -> None:
     word = accepting(name, FAMILIES)
     problem = Problem.parse(word)
     algorithm = accepted(name, problem)
-    case, expected, magnitude = known(word, "normal")
+    case, expected, magnitude = known(word, "normal", rank_one(name))
     allowed = promise(algorithm, problem, magnitude)
     y = compute(algorithm, problem, case)
     missing = y.copy()
@@ -139,7 +151,7 @@ def test_repeated_runs_give_the_same_bits(name: str) -> None:
     word = accepting(name, FAMILIES)
     problem = Problem.parse(word)
     algorithm = accepted(name, problem)
-    case: Case = known(word, "normal")[0]
+    case: Case = known(word, "normal", rank_one(name))[0]
     work = prepared(algorithm, problem, algorithm.configs(problem, HOST)[0], case)[1]
     y = run(problem, work, case)
     for turn in range(200):
@@ -155,7 +167,7 @@ def test_storage_types(name: str, dtype: str) -> None:
     algorithm = accepted(name, problem)
     top, bottom, left, right = problem.padding
     for kind in ("integers", "normal"):
-        case, expected, magnitude = known(problem.word, kind)
+        case, expected, magnitude = known(problem.word, kind, rank_one(name))
         y = fastconv.conv2d(
             case.x,
             case.w,

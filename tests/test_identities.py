@@ -49,7 +49,7 @@ def same(name: str, a: Array, b: Array) -> None:
     strict = fastconv.explain((1, 6, 12, 12), (9, 6, 3, 3), accuracy="strict")
     refusals = [row.reason for row in strict.rows if row.algorithm == name]
     if any("accuracy" in refusal for refusal in refusals):
-        np.testing.assert_allclose(a, b, rtol=0, atol=ROUNDED * max(1.0, float(np.abs(a).max())))
+        np.testing.assert_allclose(a, b, rtol=0, atol=ROUNDED * max(1.0, float(np.abs(a).max(initial=0))))
     else:
         np.testing.assert_array_equal(a, b)
 

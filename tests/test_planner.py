@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -13,7 +13,12 @@ import pytest
 
 import fastconv
 from fastconv.algorithms import registry
-from fastconv.algorithms.interface import Algorithm, Layout, WeightsNotFiniteError
+from fastconv.algorithms.interface import (
+    Algorithm,
+    Layout,
+    WeightsDoNotFitError,
+    WeightsNotFiniteError,
+)
 from fastconv.machine import Machine
 from fastconv.planning import measuring, planner, routes, tuner
 from fastconv.planning.explain import explained
@@ -157,16 +162,49 @@ def test_weights_that_are_not_finite_go_to_who_takes_them(ran: list[str], weight
     fastconv.conv2d(X, w, workspace_limit=1000)
     fastconv.conv2d(X, W, workspace_limit=1000)
     assert ran == ["reference_1", "quick_8"]
-    with pytest.raises(ValueError, match="algorithm='steady' multiplies zero padding by weights, and some"):
+    with pytest.raises(
+        ValueError, match=r"algorithm='steady' cannot compute .* steady: multiplies zero padding by"
+    ):
         fastconv.plan(X, w, algorithm="steady")
 
 
 def test_weights_that_nobody_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, QUICK, STEADY, ROOMY)
     with pytest.raises(
-        planner.WorkspaceLimitError, match="no algorithm takes them; refused by quick, steady"
+        planner.WorkspaceLimitError, match=r"no algorithm takes these weights: quick: multiplies .*; steady: "
     ):
         fastconv.plan(X, np.full_like(W, np.inf), workspace_limit=1000)
+
+
+def test_what_needs_special_weights_is_tried_with_them(
+    monkeypatch: pytest.MonkeyPatch, ran: list[str]
+) -> None:
+    picky, pickier = Fake("picky", {1: 2e-6}), Fake("pickier", {1: 1e-6})
+    picky.needs_of_weights = "all weights are positive"
+    pickier.needs_of_weights = "all weights are the same"
+
+    def prepare(fake: Fake, fits: Callable[[Any], bool]) -> Any:
+        def prepared(layout: Layout, weights: Any, bias: Any, threads: int = 1) -> Any:
+            if not fits(weights):
+                raise WeightsDoNotFitError(f"needs that {fake.needs_of_weights}")
+            return Algorithm.prepare(fake, layout, weights, bias, threads)
+
+        return prepared
+
+    monkeypatch.setattr(picky, "prepare", prepare(picky, lambda w: bool((w > 0).all())))
+    monkeypatch.setattr(pickier, "prepare", prepare(pickier, lambda w: bool(np.ptp(w) == 0)))
+    use(monkeypatch, QUICK, picky, pickier, STEADY)
+    same, positive, rest = np.ones_like(W), np.ones_like(W), np.ones_like(W)
+    positive[0, 0, 0, 0], rest[0, 0, 0, 0] = 2, -1
+    for w, name in ((same, "pickier"), (positive, "picky"), (rest, "quick")):
+        assert fastconv.plan(X, w, workspace_limit=1000).algorithm == name
+        ran.clear()
+        fastconv.conv2d(X, w, workspace_limit=1000)
+        assert ran[0].startswith(f"{name}_")
+    assert fastconv.explain(X, W).chosen.algorithm == "quick"
+    assert fastconv.plan(X, positive, algorithm="steady").algorithm == "steady"
+    with pytest.raises(ValueError, match="picky: needs that all weights are positive; use algorithm='auto'"):
+        fastconv.plan(X, rest, algorithm="picky")
 
 
 def test_a_plan_says_what_it_is() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import data, evaluate
-from running import compute, judge
+from running import compute, judge, rank_one
 
 import fastconv
 from fastconv.algorithms import registry
@@ -77,12 +77,12 @@ def problems(draw: st.DrawFn) -> Problem:
 
 def check_all(problem: Problem, *, every_setting: bool) -> None:
     machine = Machine.host()
-    case = data(problem, "normal")
-    expected, magnitude = evaluate(problem, case)
     tried = 0
     for algorithm in registry.all().values():
         if algorithm.why_not(problem, machine) is not None:
             continue
+        case = data(problem, "normal", rank_one(algorithm.name))
+        expected, magnitude = evaluate(problem, case)
         configs = algorithm.configs(problem, machine)
         for config in configs if every_setting else configs[:1]:
             y = compute(algorithm, problem, case, config, threads=problem.threads)

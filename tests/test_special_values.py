@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from oracle import Array, Case, data, evaluate, excess
 from problems import FAMILIES
-from running import NAMES, accepted, accepting, compute, promise
+from running import NAMES, accepted, accepting, compute, promise, rank_one
 
 import fastconv
 from fastconv.algorithms import registry
@@ -46,7 +46,7 @@ def test_special_pixels(name: str, word: str) -> None:
     algorithm = accepted(name, problem)
     rng = np.random.default_rng(4)
     for special in SPECIAL:
-        case = data(problem, "normal")
+        case = data(problem, "normal", rank_one(name))
         places = [0, case.x.size - 1, int(rng.integers(case.x.size))]
         case.x.ravel()[places] = special
         y = compute(algorithm, problem, case)
@@ -57,7 +57,7 @@ def test_special_pixels(name: str, word: str) -> None:
 def test_special_pixels_stay_in_their_image_and_group(name: str) -> None:
     problem = replace(Problem.parse(accepting(name, FAMILIES)), n=3)
     algorithm = accepted(name, problem)
-    case = data(problem, "normal")
+    case = data(problem, "normal", rank_one(name))
     clean = compute(algorithm, problem, case)
     case.x[1] = np.nan
     y = compute(algorithm, problem, case)
@@ -72,7 +72,7 @@ def test_special_weights(name: str, word: str) -> None:
     algorithm = accepted(name, problem)
     for special in SPECIAL:
         for place in (0, -1, problem.taps // 2):
-            case = data(problem, "normal")
+            case = data(problem, "normal", rank_one(name))
             case.w.ravel()[place] = special
             try:
                 y = compute(algorithm, problem, case)
@@ -86,7 +86,7 @@ def test_special_bias_and_residual(name: str) -> None:
     problem = replace(Problem.parse(accepting(name, FAMILIES)), bias=True, residual=True)
     algorithm = accepted(name, problem)
     for special in SPECIAL:
-        case = data(problem, "normal")
+        case = data(problem, "normal", rank_one(name))
         assert case.bias is not None and case.residual is not None
         case.bias[problem.o // 2] = special
         case.residual.ravel()[[0, -1]] = -special
@@ -125,7 +125,7 @@ def test_calls_with_special_weights_are_right(words: dict[str, Any], layout: str
 def test_forced_algorithms_are_right_or_refuse(name: str) -> None:
     problem = replace(Problem.parse(accepting(name, FAMILIES)), dtype="float64")
     algorithm = accepted(name, problem)
-    case = data(problem, "normal")
+    case = data(problem, "normal", rank_one(name))
     case.w[..., 0, 0] = np.inf
     top, bottom, left, right = problem.padding
     try:

@@ -42,7 +42,7 @@ SIDES = (32, 64, 128, 256)
 #: Cycles of a two-dimensional transform with everything around it, per vector of complex points: of a tile in L1, more
 #: for each doubling of the tile, and more per row of the tile where image and result are far: few lines of each row are
 #: used at a time (measured: 40 for 64x64, 50 for 64x128, 60 to 70 for 128x128; on a 4K image 47, 59, 80 to 100).
-BUTTERFLIES, BEYOND_L1, ROW_FROM_AFAR = 30.0, 8.0, 0.12
+BUTTERFLIES, BEYOND_L1, ROW_FROM_AFAR = 35.0, 9.0, 0.15
 #: Most bytes of spectra: beyond it every pair of tiles would stream them from memory.
 MOST_SPECTRA = 256 << 20
 

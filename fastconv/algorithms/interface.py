@@ -27,12 +27,25 @@ Config: TypeAlias = tuple[Any, ...]
 C = TypeVar("C", bound=Config)
 
 
-class WeightsNotFiniteError(Exception):
-    """Raised by `Algorithm.prepare` when zero padding would be multiplied by an infinite or NaN weight.
+class WeightsDoNotFitError(Exception):
+    """Raised by `Algorithm.prepare` when it cannot compute with these weights; the planner takes another algorithm.
+
+    Its text is the reason, as a clause a user can act on.
+    """
+
+
+class WeightsNotFiniteError(WeightsDoNotFitError):
+    """Zero padding would be multiplied by an infinite or NaN weight.
 
     The definition skips taps that fall on zero padding; kernels that multiply by a stored zero give the same answer
     only while the weights are finite. The planner then takes an algorithm that skips them.
     """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "multiplies zero padding by weights, and some weights are infinite or NaN, which would put NaN where "
+            "the definition has none"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +94,10 @@ class Algorithm(ABC, Generic[C]):
     #: One line for tables: what it is and when it wins.
     summary: ClassVar[str]
 
+    #: What weights must be for it, as a clause; empty when any finite ones do. Known when they are prepared, so such an
+    #: algorithm is not chosen for a problem, but tried in place of a slower one that is.
+    needs_of_weights: ClassVar[str] = ""
+
     #: Whether `error_bound` holds for each output by its own products, or only by the largest of all outputs.
     bound_is_local: ClassVar[bool] = True
 
@@ -124,8 +141,9 @@ class Algorithm(ABC, Generic[C]):
 
         Raises
         ------
-        WeightsNotFiniteError
-            When the kernel would multiply zero padding by a weight that is not finite.
+        WeightsDoNotFitError
+            When the weights are not what `needs_of_weights` says, or the kernel would multiply zero padding by one
+            that is not finite.
         """
         context = layout.context.copy()
         keep: tuple[Any, ...]

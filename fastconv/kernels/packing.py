@@ -185,6 +185,17 @@ def pack_row(
 
 
 @device
+def fill_columns(line: int, start: int, stop: int, col_map: int, left: int, size: int) -> None:
+    """Fill padded columns `start` ... `stop` - 1 of a padded row from its inner columns, which begin at `left`.
+
+    Shapes   line: one padded row of elements of `size` bytes
+    Assumes  -1 in the map means zero
+    Touches  writes those columns
+    """
+    _pick(line + left * size, line + start * size, 0, stop - start, 1, col_map + 8 * start, size)
+
+
+@device
 def pack_planes(
     source: int,
     target: int,

@@ -21,6 +21,8 @@ class Row:
     accepted : bool
     reason : str
         Why it cannot be used; empty when it can.
+    weights : str
+        What weights must be for it: it is tried in place of the chosen one when they are known. Empty when any will do.
     seconds : float
         Predicted time with packed weights; infinite when it cannot compute the problem.
     packing_seconds : float
@@ -38,6 +40,7 @@ class Row:
     config: str
     accepted: bool
     reason: str
+    weights: str
     seconds: float
     packing_seconds: float
     workspace_bytes: int
@@ -103,7 +106,7 @@ class Explanation:
             _time(row.packing_seconds) if known else "-",
             _size(row.workspace_bytes) if known else "-",
             f"{row.error_bound:.1e}" if known else "-",
-            row.config if row.accepted else row.reason,
+            row.config + (f", if {row.weights}" if row.weights else "") if row.accepted else row.reason,
         )
 
 
@@ -129,6 +132,7 @@ def _row(candidate: Candidate, problem: Problem, choice: Choice) -> Row:
         config="" if candidate.config is None else _setting(candidate.config),
         accepted=candidate.refusal is None,
         reason=candidate.refusal or "",
+        weights=algorithm.needs_of_weights,
         seconds=candidate.seconds,
         packing_seconds=candidate.packing_seconds,
         workspace_bytes=candidate.workspace_bytes,

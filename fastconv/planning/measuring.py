@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from fastconv import arrays, runtime
-from fastconv.algorithms.interface import Array, WeightsNotFiniteError
+from fastconv.algorithms.interface import Array, WeightsDoNotFitError
 from fastconv.machine import Machine
 from fastconv.planning.planner import AUTO, Candidate, Choice, choose, ranked
 from fastconv.planning.tuner import race
@@ -52,7 +52,7 @@ def measured(
         try:
             layout = row.algorithm.layout(problem, machine, row.config)
             work = row.algorithm.prepare(layout, weights, bias)
-        except WeightsNotFiniteError:
+        except WeightsDoNotFitError:
             continue
         choices.append(Choice(row.algorithm, row.config, "measure" if algorithm == AUTO else "forced"))
         runs.append(partial(_run, work, data, problem.threads))

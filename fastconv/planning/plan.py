@@ -9,7 +9,7 @@ same `runtime.run`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -33,6 +33,8 @@ class Route:
     choice: Choice
     #: x came without its batch axis, and y goes without.
     unbatched: bool
+    #: What would be faster for some weights, best first ...
+    faster: tuple[Choice, ...] = ()
     #: None for an empty batch: nothing is run.
     layout: Layout | None = field(init=False)
     workspace_bytes: int = field(init=False)
@@ -47,6 +49,8 @@ class Route:
     unaligned: int = field(init=False)
     #: Kernels take x and y as they are: no conversion, no residual, not empty.
     plain: bool = field(init=False)
+    #: ... and the routes that would take it.
+    chances: tuple[Route, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         """Work out once what every call compares with."""
@@ -64,6 +68,7 @@ class Route:
             "result_dtype": dtypes[2],
             "unaligned": dtypes[0].itemsize - 1,
             "plain": len(set(dtypes)) == 1 and not p.residual and p.n > 0,
+            "chances": tuple(replace(self, choice=choice, faster=()) for choice in self.faster),
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)

@@ -13,10 +13,11 @@ Where a choice comes from, highest authority first; `Choice.source` says which i
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import NamedTuple
 
 from fastconv.algorithms import registry
-from fastconv.algorithms.interface import AnyAlgorithm, Array, Config, Layout, WeightsNotFiniteError
+from fastconv.algorithms.interface import AnyAlgorithm, Array, Config, Layout, WeightsDoNotFitError
 from fastconv.machine import Machine
 from fastconv.problem import Problem
 from fastconv.runtime import Work
@@ -97,11 +98,37 @@ def choose(problem: Problem, machine: Machine, algorithm: str = AUTO, *, packing
     how the work is divided is chosen for the threads there are.
     """
     rows = ranked(problem, machine, algorithm, packing=packing)
-    best = rows[0]
+    alone = rows
     if problem.threads > 1:
-        alone = ranked(replace(problem, threads=1), machine, algorithm, packing=packing)[0]
-        best = next((row for row in rows if _same_bits(row, alone)), alone)
-    return _choice(best, "estimate" if algorithm == AUTO else "forced")
+        alone = ranked(replace(problem, threads=1), machine, algorithm, packing=packing)
+    if algorithm != AUTO:
+        # Named by the caller, an algorithm gets the weights whatever they are.
+        return _choice(_for_threads(alone[0], rows), "forced")
+    best = next((row for row in alone if not row.algorithm.needs_of_weights), alone[0])
+    return _choice(_for_threads(best, rows), "estimate")
+
+
+def chances(
+    problem: Problem, machine: Machine, choice: Choice, *, packing: bool = False
+) -> tuple[Choice, ...]:
+    """Return what would be faster than the choice by estimate if the weights allow it, best first.
+
+    It is for whoever has the weights to try: `Algorithm.prepare` says whether they do.
+    """
+    some = [algorithm for algorithm in registry.all().values() if algorithm.needs_of_weights]
+    if choice.source != "estimate" or all(row.why_not(problem, machine) for row in some):
+        return ()
+    rows = ranked(problem, machine, packing=packing)
+    alone = ranked(replace(problem, threads=1), machine, packing=packing)
+    faster: dict[str, Candidate] = {}
+    for row in takewhile(lambda row: row.algorithm.needs_of_weights, alone):
+        faster.setdefault(row.algorithm.name, _for_threads(row, rows))
+    return tuple(_choice(row, "estimate") for row in faster.values())
+
+
+def _for_threads(alone: Candidate, rows: list[Candidate]) -> Candidate:
+    """Return the best of `rows` with the bits of one chosen for one thread."""
+    return next((row for row in rows if _same_bits(row, alone)), alone)
 
 
 def _same_bits(row: Candidate, other: Candidate) -> bool:
@@ -118,7 +145,7 @@ def prepare(
     bias: Array | None,
     layout: Layout | None = None,
 ) -> tuple[Choice, Work]:
-    """Pack the weights; when they are not finite and the chosen algorithm cannot take that, another one does.
+    """Pack the weights; when they are none that the chosen algorithm can take, another one does.
 
     Parameters
     ----------
@@ -139,28 +166,30 @@ def prepare(
     WorkspaceLimitError
         When nothing that takes them stays within the limit.
     """
-    refused: list[str] = []
+    refused: dict[str, str] = {}
     while True:
         if layout is None:
             layout = choice.algorithm.layout(problem, machine, choice.config)
         try:
             return choice, choice.algorithm.prepare(layout, weights, bias, problem.threads)
-        except WeightsNotFiniteError:
-            refused.append(choice.algorithm.name)
+        except WeightsDoNotFitError as reason:
+            refused[choice.algorithm.name] = str(reason)
         choice, layout = _instead(problem, machine, choice, refused), None
 
 
-def _instead(problem: Problem, machine: Machine, choice: Choice, refused: list[str]) -> Choice:
+def _instead(problem: Problem, machine: Machine, choice: Choice, refused: dict[str, str]) -> Choice:
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
     if choice.source == "forced":
-        raise ValueError(
-            f"algorithm={choice.algorithm.name!r} multiplies zero padding by weights, and some weights are "
-            f"infinite or NaN, which would put NaN where the definition has none; use algorithm='auto'"
-        )
-    others = [row for row in ranked(problem, machine) if row.algorithm.name not in refused]
+        name = choice.algorithm.name
+        raise ValueError(f"algorithm={name!r} cannot compute {problem}: {reasons}; use algorithm='auto'")
+    others = [
+        row
+        for row in ranked(problem, machine)
+        if row.algorithm.name not in refused and not row.algorithm.needs_of_weights
+    ]
     if not others:
         raise WorkspaceLimitError(
-            f"weights are infinite or NaN, and within workspace_limit={problem.workspace_limit} bytes no "
-            f"algorithm takes them; refused by {', '.join(refused)}"
+            f"within workspace_limit={problem.workspace_limit} bytes no algorithm takes these weights: {reasons}"
         )
     return _choice(others[0], "estimate")
 

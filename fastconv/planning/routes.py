@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastconv import arguments, arrays, runtime
-from fastconv.algorithms.interface import Array
+from fastconv.algorithms.interface import Array, WeightsDoNotFitError
 from fastconv.arguments import WEIGHT_LAYOUTS
 from fastconv.machine import Machine
 from fastconv.planning import measuring, planner
@@ -69,8 +70,10 @@ def find(
     if bias is not None:
         arguments.check_bias(bias[0], bias[1].name, problem)
     machine = Machine.host()
-    choice = planner.choose(planner.as_planned(problem), machine, algorithm, packing=packing)
-    return Route(problem, machine, choice, len(x_shape) == 3)
+    planned = planner.as_planned(problem)
+    choice = planner.choose(planned, machine, algorithm, packing=packing)
+    faster = planner.chances(planned, machine, choice, packing=packing)
+    return Route(problem, machine, choice, len(x_shape) == 3, faster)
 
 
 # typed: 1, True and 1.0 are equal to a dictionary, and only the first is a stride.
@@ -121,12 +124,19 @@ def limit(requested: object) -> int:
 
 
 def packed(route: Route, w: Array, bias: Array | None, weight_layout: str) -> Plan:
-    """Return the Plan of a route: pack the weights, by another algorithm if the chosen one refuses them."""
+    """Return the Plan of a route: pack the weights, by a faster algorithm if these allow it, by another one if they
+    are refused.
+    """
     if route.layout is None:
         return Plan(route, None)
     weights, b = _for_packing(route, w, bias, weight_layout)
+    for chance in route.chances:
+        assert chance.layout is not None  # as that of the route itself
+        with suppress(WeightsDoNotFitError):
+            work = chance.choice.algorithm.prepare(chance.layout, weights, b, route.problem.threads)
+            return Plan(chance, work)
     choice, work = planner.prepare(route.problem, route.machine, route.choice, weights, b, route.layout)
-    return Plan(route if choice is route.choice else replace(route, choice=choice), work)
+    return Plan(route if choice is route.choice else replace(route, choice=choice, faster=()), work)
 
 
 def measured(
@@ -137,7 +147,7 @@ def measured(
         return route
     weights, b = _for_packing(route, w, bias, weight_layout)
     choice = measuring.measured(route.problem, route.machine, weights, b, algorithm, exhaustive=exhaustive)
-    return replace(route, choice=choice)
+    return replace(route, choice=choice, faster=())
 
 
 def _for_packing(
