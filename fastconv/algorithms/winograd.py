@@ -196,7 +196,7 @@ class Winograd(Algorithm[Config]):
         """Lay out blocks of tiles and the transformed weights."""
         lanes = machine.lanes(problem.compute_dtype)
         s = _Sizes(problem, config, lanes)
-        weights = winograd_weights(problem, config.m, s.width)
+        weights = winograd_weights(problem, config.m, s.width, lanes)
         rows_in = row_map(problem, s.th * config.m + 2)
         cols_in = column_map(problem, s.tw * config.m + 2)
         if problem.layout == "NHWC":

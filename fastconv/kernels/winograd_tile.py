@@ -17,6 +17,7 @@ from numba.extending import intrinsic
 from fastconv.kernels.epilogue import emit_activation
 from fastconv.kernels.simd import (
     I64,
+    close_loop,
     emit_fma,
     emit_lane_mask,
     emit_load,
@@ -24,6 +25,7 @@ from fastconv.kernels.simd import (
     emit_masked_store,
     emit_splat,
     emit_store,
+    enter_loop,
     i64,
     internal_function,
     item_bytes,
@@ -189,6 +191,55 @@ def winograd_input(
         return ctx.get_dummy_value()
 
     return types.void(*words, *[types.intp] * 6), generate
+
+
+def _emit_kernels(builder: Any, m: int, dtype: str, lanes: int) -> Any:
+    function, done = internal_function(builder, f"winograd_kernels_{m}_{dtype}_{lanes}", 5)
+    if done:
+        return function
+    source, target, step, row, count = function.args
+    t, size = m + TAPS - 1, item_bytes(dtype)
+    vector, wide = vector_type(dtype, lanes), vector_type("float64", lanes)
+    _, g, _ = transforms(m)
+    b = ir.IRBuilder(function.append_basic_block("entry"))
+    loop, end = function.append_basic_block("loop"), function.append_basic_block("end")
+    left, kernel, place = enter_loop(b, loop, [count, source, target])
+    linear = _Linear(b, "float64", lanes)
+    columns = []
+    for j in range(TAPS):
+        taps = [b.add(kernel, i64((i * TAPS + j) * lanes * size)) for i in range(TAPS)]
+        loaded = [emit_load(b, tap, vector, size) for tap in taps]
+        columns.append(linear.apply(g, [b.fpext(v, wide) for v in loaded] if vector != wide else loaded))
+    for i in range(t):
+        for j, value in enumerate(linear.apply(g, [column[i] for column in columns])):
+            rounded = b.fptrunc(value, vector) if vector != wide else value
+            emit_store(b, rounded, b.add(place, b.mul(step, i64(i * t + j))), size)
+    rest = b.sub(left, i64(1))
+    following = [rest, b.add(kernel, i64(TAPS * TAPS * lanes * size)), b.add(place, row)]
+    close_loop(b, loop, [left, kernel, place], following, b.icmp_signed(">", rest, i64(0)), end)
+    b.ret_void()
+    return function
+
+
+@intrinsic(prefer_literal=True)
+def winograd_kernels(
+    context: Any, m: Any, dtype: Any, lanes: Any, source: Any, target: Any, step: Any, row: Any, count: Any
+) -> Any:
+    """Transform `count` kernels of `lanes` output channels: U = G g G^T, in float64, rounded once.
+
+    Shapes   g (count, 3, 3, lanes) without gaps; U element (i, j) of kernel c at ``target + c*row + (i*t + j)*step``;
+             t = m + 2; strides in bytes
+    Assumes  count >= 1
+    Touches  writes target
+    Source   arXiv:1509.09308
+    """
+    words = (m, dtype, lanes)
+
+    def generate(ctx: Any, builder: Any, _s: Any, args: Any) -> Any:
+        builder.call(_emit_kernels(builder, *(w.literal_value for w in words)), args[3:])
+        return ctx.get_dummy_value()
+
+    return types.void(*words, *[types.intp] * 5), generate
 
 
 def _emit_output(builder: Any, m: int, dtype: str, lanes: int, activation: str) -> Any:
