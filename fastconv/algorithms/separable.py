@@ -80,11 +80,8 @@ def separable(tile_rows: int, nv: int, lanes: int, dtype: str, activation: str) 
         to_group = y + (image * groups + group) * per_group * y_plane + first * y_row
         strip = scratch + strip_at
         zero_bytes(strip, tile_rows * pitch * size)
-        head = run
-        if stream != 0:
-            # As in `few_channels`: whole lines only go past the caches.
-            head = ((-to_group) // size) % lanes
-            head = head if head > 0 else run
+        # As in `few_channels`: the first run ends where the second begins a line.
+        head = run - (to_group // size + run) % lanes
         for t in range(0, live_rows, tile_rows):
             mr = min(tile_rows, live_rows - t)
             row = first + t - top
@@ -172,7 +169,7 @@ class Separable(Algorithm[Config]):
         # Ctrl-C is felt between tasks.
         task = aligned_up(max(1, min(-(-problem.oh // blocks), 60)), rows)
         lanes = machine.lanes(problem.compute_dtype)
-        stream = problem.y_bytes > 4 * machine.l2_bytes and problem.ow % lanes == 0
+        stream = problem.y_bytes > 2 * machine.l2_bytes and problem.ow % lanes == 0
         return (Config(rows, nv, task, int(stream)),)
 
     def cost(self, problem: Problem, machine: Machine, config: Config) -> float:
