@@ -9,6 +9,7 @@ from oracle import Array
 from fastconv.kernels.jit import task_factory
 from fastconv.kernels.masks import (
     vany,
+    vcast,
     vdiv,
     vgreater,
     vload_rest,
@@ -133,3 +134,28 @@ def test_picks(dtype: str, width: int, step: int) -> None:
     work = Work(picked(dtype, lanes, step), np.zeros(3, np.int64), 1, 0, 0.0)
     run(work, x.ctypes.data, out.ctypes.data, table.ctypes.data, 1)
     np.testing.assert_array_equal(out, x[: lanes * step : step] if step else x[listed])
+
+
+@task_factory
+def casts(lanes: int):  # type: ignore[no-untyped-def]
+    """Store x as int32, and that as int64, and x as it is."""
+
+    def task(ctx: int, i: int, scratch: int) -> None:
+        x, narrow, wide = words(ctx, 3)
+        there = vcast("int32", vload("int64", lanes, x))
+        vstore(narrow, there)
+        vstore(wide, vcast("int64", there))
+        vstore(wide + 8 * lanes, vcast("int64", vload("int64", lanes, x)))
+
+    return task
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_casts(width: int) -> None:
+    lanes = width // 4
+    x = np.random.default_rng(3).integers(-(2**40), 2**40, lanes)
+    narrow, wide = np.zeros(lanes, np.int32), np.zeros((2, lanes), np.int64)
+    work = Work(casts(lanes), np.zeros(3, np.int64), 1, 0, 0.0)
+    run(work, x.ctypes.data, narrow.ctypes.data, wide.ctypes.data, 1)
+    np.testing.assert_array_equal(narrow, x.astype(np.int32))
+    np.testing.assert_array_equal(wide, [x.astype(np.int32), x])

@@ -145,6 +145,20 @@ def vselect(context: Any, mask: Any, x: Any, y: Any) -> Any:
 
 
 @intrinsic(prefer_literal=True)
+def vcast(context: Any, dtype: Any, x: Any) -> Any:
+    """Return whole numbers as another integer type, wrapping around where it is narrower."""
+    word = dtype.literal_value
+
+    def generate(_c: Any, builder: Any, _s: Any, args: Any) -> Any:
+        kind = vector_type(word, x.lanes)
+        if item_bytes(word) > item_bytes(x.dtype):
+            return builder.sext(args[1], kind)
+        return builder.trunc(args[1], kind) if item_bytes(word) < item_bytes(x.dtype) else args[1]
+
+    return VectorType(word, x.lanes)(dtype, x), generate
+
+
+@intrinsic(prefer_literal=True)
 def vreduce(context: Any, operation: Any, x: Any) -> Any:
     """Return the "sum" or the "max" of all lanes, the upper half joined to the lower until one is left."""
     summed = operation.literal_value == "sum"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from fastconv.kernels.jit import task_factory
 from fastconv.kernels.masks import (
     vany,
+    vcast,
     vdiv,
     vgreater,
     vload_rest,
@@ -36,104 +37,125 @@ from fastconv.kernels.simd import (
 
 Task = Callable[[int, int, int], None]
 
+#: Output rows whose rows are joined before the first columns are: a strip read right after it was written, by vectors
+#: that overlap two of the stores, waits for them, which took a third of the time.
+ROWS = 4
+
 
 @task_factory
-def max_planes(step: int, lanes: int, dtype: str) -> Task:
+def max_planes(step: int, side: int, lanes: int, dtype: str) -> Task:
     """Return the task that takes the maxima of some output rows.
 
-    Shapes   x (planes, H, W); y (planes, OH, OW); rows (OH, 2): first row and count of each window; taps (taps, pitch
-             of OW) int64: byte offset into the strip, read where `step` is 0
-    Assumes  column j under tap s is element ``j * step + s * dilation`` of the strip, or as `taps` says; each row
-             count is at least 1; scratch is one strip; context as `pooling._planes` writes it
+    Shapes   x (planes, H, W); y (planes, OH, OW); rows (OH, tall): the row of the image under each row of a window,
+             any of the window's where the padding is; taps (wide, pitch of OW): byte offset into the strip, read
+             where `step` is 0; scratch: `ROWS` strips
+    Assumes  column j under tap s is element ``j * step + s * dilation`` of the strip, or as `taps` says; windows are
+             `side` x `side`, unless that is 0; context as `pool_work._planes` writes it
     Touches  writes its rows of y, and scratch
     """
     size = item_bytes(dtype)
 
     def task(ctx: int, i: int, scratch: int) -> None:
         x, y, _, rows, taps, _, _, units, per_task, ends, strip = words(ctx, 11)
-        oh, ow, w, x_plane, x_row, row_step, left, count, col_step, taps_row = words(ctx + 88, 10)
+        oh, ow, w, x_plane, x_row, left, any_tall, any_wide, col_step, pitch = words(ctx + 88, 10)
+        tall, wide = side if side else any_tall, side if side else any_wide
         lowest, not_a_number = load(dtype, ends), load(dtype, ends + size)
-        for p in range(0, strip, lanes * size):
+        for p in range(0, ROWS * strip, lanes * size):
             vstore(scratch + p, vsplat(dtype, lanes, lowest))
-        for unit in range(i * per_task, min((i + 1) * per_task, units)):
-            plane, row = unit // oh, unit % oh
-            row_count = load("int64", rows + 16 * row + 8)
-            start = x + plane * x_plane + load("int64", rows + 16 * row) * x_row
-            for v in range(0, w, lanes):
-                p, live = start + v * size, w - v
-                m = vload(dtype, lanes, p) if live >= lanes else vload_tail(dtype, lanes, p, live)
-                nan = vunordered(m, m)
-                for _r in range(1, row_count):
-                    p += row_step
-                    new = vload(dtype, lanes, p) if live >= lanes else vload_tail(dtype, lanes, p, live)
-                    nan = vor(nan, vunordered(new, new))
-                    m = vmax(new, m)
-                if vany(nan):
-                    m = vselect(nan, vsplat(dtype, lanes, not_a_number), m)
-                vstore_tail(scratch + (left + v) * size, m, live)
-            for j in range(0, ow, lanes):
-                m = vsplat(dtype, lanes, lowest)
-                nan = vunordered(m, m)
-                for s in range(count):
-                    place = scratch + j * step * size + s * col_step
-                    new = vpick(dtype, lanes, step, place, taps + s * taps_row + 8 * j)
-                    nan = vor(nan, vunordered(new, new))
-                    m = vmax(new, m)
-                if vany(nan):
-                    m = vselect(nan, vsplat(dtype, lanes, not_a_number), m)
-                vstore_tail(y + (unit * ow + j) * size, m, ow - j)
+        end = min((i + 1) * per_task, units)
+        for first in range(i * per_task, end, ROWS):
+            for unit in range(first, min(first + ROWS, end)):
+                plane, under = x + unit // oh * x_plane, rows + unit % oh * tall * 8
+                joined = scratch + (unit - first) * strip + left * size
+                for v in range(0, w, lanes):
+                    column, live = plane + v * size, w - v
+                    m = vsplat(dtype, lanes, lowest)
+                    nan = vunordered(m, m)
+                    for r in range(tall):
+                        p = column + load("int64", under + 8 * r) * x_row
+                        new = vload(dtype, lanes, p) if live >= lanes else vload_tail(dtype, lanes, p, live)
+                        nan = vor(nan, vunordered(new, new))
+                        m = vmax(new, m)
+                    if vany(nan):
+                        m = vselect(nan, vsplat(dtype, lanes, not_a_number), m)
+                    vstore_tail(joined + v * size, m, live)
+            for unit in range(first, min(first + ROWS, end)):
+                joined = scratch + (unit - first) * strip
+                for j in range(0, ow, lanes):
+                    m = vsplat(dtype, lanes, lowest)
+                    nan = vunordered(m, m)
+                    for s in range(wide):
+                        place = joined + j * step * size + s * col_step
+                        new = vpick(dtype, lanes, step, place, taps + (s * pitch + j) * 8)
+                        nan = vor(nan, vunordered(new, new))
+                        m = vmax(new, m)
+                    if vany(nan):
+                        m = vselect(nan, vsplat(dtype, lanes, not_a_number), m)
+                    vstore_tail(y + (unit * ow + j) * size, m, ow - j)
 
     return task
 
 
 @task_factory
-def argmax_planes(step: int, lanes: int, dtype: str) -> Task:
+def argmax_planes(step: int, side: int, lanes: int, dtype: str, offset: str) -> Task:
     """Return the task that takes the maxima of some output rows and says where they are.
 
-    Shapes   as `max_planes`; scratch: a strip for each row under a window; indices as y, int64: ``h * W + w`` of the
-             first maximum, or of the last NaN; first (pitch of OW), cols (taps, pitch of OW) int64: the column of the
-             image under the first live tap, under each tap
-    Assumes  as `max_planes`
+    Shapes   as `max_planes`, but -1 in rows is padding; scratch: a strip for each row under a window; indices as y,
+             int64: ``h * W + w`` of the first maximum, or of the last NaN; base, lead (pitch of OW): the column under
+             the first tap, and how far behind it the first column of the image is
+    Assumes  as `max_planes`; pixels under a window are less apart than the largest number of type `offset`
     Touches  writes its rows of y and of the indices, and scratch
     """
     size = item_bytes(dtype)
 
     def task(ctx: int, i: int, scratch: int) -> None:
-        x, y, indices, rows, taps, first, cols, units, per_task, ends, strip = words(ctx, 11)
-        oh, ow, w, x_plane, x_row, row_step, left, count, col_step, taps_row, strips = words(ctx + 88, 11)
+        x, y, indices, rows, taps, base, lead, units, per_task, ends, strip = words(ctx, 11)
+        oh, ow, w, x_plane, x_row, left, any_tall, any_wide, col_step, pitch = words(ctx + 88, 10)
+        row_gap, col_gap = words(ctx + 168, 2)
+        tall, wide = side if side else any_tall, side if side else any_wide
         lowest = load(dtype, ends)
-        for p in range(0, strips * strip, lanes * size):
+        for p in range(0, tall * strip, lanes * size):
             vstore(scratch + p, vsplat(dtype, lanes, lowest))
         for unit in range(i * per_task, min((i + 1) * per_task, units)):
-            plane, row = unit // oh, unit % oh
-            row_count, first_row = load("int64", rows + 16 * row + 8), load("int64", rows + 16 * row)
-            start = x + plane * x_plane + first_row * x_row
-            for r in range(row_count):
-                move(scratch + r * strip + left * size, start + r * row_step, w * size)
+            plane, under = x + unit // oh * x_plane, rows + unit % oh * tall * 8
+            above = 0
+            for r in range(tall):
+                row, to = load("int64", under + 8 * r), scratch + r * strip + left * size
+                if row >= 0:
+                    move(to, plane + row * x_row, w * size)
+                else:
+                    above += 1 if r == above else 0
+                    for v in range(0, w, lanes):
+                        vstore_tail(to + v * size, vsplat(dtype, lanes, lowest), w - v)
+            top = (load("int64", under + 8 * above) - above * row_gap) * w
             for j in range(0, ow, lanes):
+                corner = vadd(vload("int64", lanes, base + 8 * j), vsplat("int64", lanes, top))
                 m = vsplat(dtype, lanes, lowest)
-                corner = vsplat("int64", lanes, first_row * w)
-                best = vadd(corner, vload("int64", lanes, first + 8 * j))
-                for r in range(row_count):
-                    corner = vsplat("int64", lanes, first_row * w + r * row_step // size)
-                    for s in range(count):
+                skipped = vadd(
+                    vload("int64", lanes, lead + 8 * j), vsplat("int64", lanes, above * row_gap * w)
+                )
+                best = vcast(offset, skipped)
+                for r in range(tall):
+                    for s in range(wide):
                         place = scratch + r * strip + j * step * size + s * col_step
-                        listed = s * taps_row + 8 * j
-                        new = vpick(dtype, lanes, step, place, taps + listed)
+                        new = vpick(dtype, lanes, step, place, taps + (s * pitch + j) * 8)
                         take = vor(vgreater(new, m), vunordered(new, new))
                         m = vselect(take, new, m)
-                        best = vselect(take, vadd(corner, vload("int64", lanes, cols + listed)), best)
+                        apart = vsplat("int64", lanes, r * row_gap * w + s * col_gap)
+                        best = vselect(take, vcast(offset, apart), best)
                 vstore_tail(y + (unit * ow + j) * size, m, ow - j)
-                vstore_tail(indices + (unit * ow + j) * 8, best, ow - j)
+                vstore_tail(indices + (unit * ow + j) * 8, vadd(corner, vcast("int64", best)), ow - j)
 
     return task
 
 
 @task_factory
-def mean_planes(step: int, lanes: int, dtype: str) -> Task:
+def mean_planes(step: int, side: int, lanes: int, dtype: str) -> Task:
     """Return the task that takes the means of some output rows.
 
-    Shapes   as `max_planes`; row_div (OH,), col_div (pitch of OW): the factors of each window's divisor
+    Shapes   as `max_planes`, but -1 in rows is padding; scratch: `ROWS` strips and a row of
+             zeros; row_div (OH,), col_div
+             (pitch of OW): the factors of each window's divisor
     Assumes  as `max_planes`
     Touches  writes its rows of y, and scratch
     """
@@ -141,30 +163,35 @@ def mean_planes(step: int, lanes: int, dtype: str) -> Task:
 
     def task(ctx: int, i: int, scratch: int) -> None:
         x, y, _, rows, taps, row_div, col_div, units, per_task, ends, strip = words(ctx, 11)
-        oh, ow, w, x_plane, x_row, row_step, left, count, col_step, taps_row = words(ctx + 88, 10)
+        oh, ow, w, x_plane, x_row, left, any_tall, any_wide, col_step, pitch = words(ctx + 88, 10)
+        tall, wide = side if side else any_tall, side if side else any_wide
         zero = vsplat(dtype, lanes, load(dtype, ends))
-        for p in range(0, strip, lanes * size):
+        for p in range(0, (ROWS + 1) * strip, lanes * size):
             vstore(scratch + p, zero)
-        for unit in range(i * per_task, min((i + 1) * per_task, units)):
-            plane, row = unit // oh, unit % oh
-            row_count = load("int64", rows + 16 * row + 8)
-            start = x + plane * x_plane + load("int64", rows + 16 * row) * x_row
-            for v in range(0, w, lanes):
-                p, live = start + v * size, w - v
-                total = zero
-                for _r in range(row_count):
-                    new = vload(dtype, lanes, p) if live >= lanes else vload_tail(dtype, lanes, p, live)
-                    total = vadd(total, new)
-                    p += row_step
-                vstore_tail(scratch + (left + v) * size, total, live)
-            down = vsplat(dtype, lanes, load(dtype, row_div + row * size))
-            for j in range(0, ow, lanes):
-                total = zero
-                for s in range(count):
-                    place = scratch + j * step * size + s * col_step
-                    total = vadd(total, vpick(dtype, lanes, step, place, taps + s * taps_row + 8 * j))
-                by = vmul(down, vload(dtype, lanes, col_div + j * size))
-                vstore_tail(y + (unit * ow + j) * size, vdiv(total, by), ow - j)
+        end = min((i + 1) * per_task, units)
+        for first in range(i * per_task, end, ROWS):
+            for unit in range(first, min(first + ROWS, end)):
+                plane, under = x + unit // oh * x_plane, rows + unit % oh * tall * 8
+                joined = scratch + (unit - first) * strip + left * size
+                for v in range(0, w, lanes):
+                    live = w - v
+                    total = zero
+                    for r in range(tall):
+                        row = load("int64", under + 8 * r)
+                        p = (plane + row * x_row if row >= 0 else scratch + ROWS * strip) + v * size
+                        new = vload(dtype, lanes, p) if live >= lanes else vload_tail(dtype, lanes, p, live)
+                        total = vadd(total, new)
+                    vstore_tail(joined + v * size, total, live)
+            for unit in range(first, min(first + ROWS, end)):
+                joined = scratch + (unit - first) * strip
+                down = vsplat(dtype, lanes, load(dtype, row_div + unit % oh * size))
+                for j in range(0, ow, lanes):
+                    total = zero
+                    for s in range(wide):
+                        place = joined + j * step * size + s * col_step
+                        total = vadd(total, vpick(dtype, lanes, step, place, taps + (s * pitch + j) * 8))
+                    by = vmul(down, vload(dtype, lanes, col_div + j * size))
+                    vstore_tail(y + (unit * ow + j) * size, vdiv(total, by), ow - j)
 
     return task
 

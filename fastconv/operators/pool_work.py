@@ -21,6 +21,8 @@ Array = npt.NDArray[Any]
 
 #: Strides for which a strip's columns are picked with shuffles; others take a gather.
 SHUFFLED = (1, 2, 3, 4)
+#: Rows and columns of windows for which kernels have their loops over taps unrolled: half the time of a window.
+UNROLLED = (2, 3)
 #: What is computed, of which kernel on NHWC and NCHW images.
 KERNELS: dict[str, tuple[Any, Any]] = {
     "max": (pool_pixels.max_pixels, pool_planes.max_planes),
@@ -30,7 +32,12 @@ KERNELS: dict[str, tuple[Any, Any]] = {
 
 
 def prepared(
-    operation: str, sizes: Sizes, dtype: str, rows: Windows, cols: Windows, divisors: tuple[Array, Array]
+    operation: str,
+    sizes: Sizes,
+    dtype: np.dtype[Any],
+    rows: Windows,
+    cols: Windows,
+    divisors: tuple[Array, Array],
 ) -> Prepared:
     """Return pooling of images of those sizes by those windows: "max", "argmax" or "mean".
 
@@ -39,9 +46,9 @@ def prepared(
     compute = running.compute_dtype(dtype)
     check_bytes(sizes, rows.out, cols.out)
     shape = sizes.result(sizes.c, rows.out, cols.out)
-    results = [Result(shape, compute, dtype)]
+    results = [Result(shape, compute, dtype.newbyteorder("="))]
     if operation == "argmax":
-        results.append(Result(shape, "int64", "int64"))
+        results.append(Result(shape, np.dtype(np.int64), np.dtype(np.int64)))
     if sizes.n == 0:
         return Prepared(None, compute, tuple(results))
     whole = rows.out == cols.out == 1 and rows.count[0] == sizes.h and cols.count[0] == sizes.w
@@ -61,10 +68,15 @@ def check_bytes(sizes: Sizes, oh: int, ow: int) -> None:
 
 
 def _pixels(
-    operation: str, sizes: Sizes, dtype: str, rows: Windows, cols: Windows, divisors: tuple[Array, Array]
+    operation: str,
+    sizes: Sizes,
+    dtype: np.dtype[Any],
+    rows: Windows,
+    cols: Windows,
+    divisors: tuple[Array, Array],
 ) -> Work:
     """Return the work of pooling NHWC images."""
-    lanes, size = Machine.host().lanes(dtype), np.dtype(dtype).itemsize
+    lanes, size = Machine.host().lanes(dtype), dtype.itemsize
     lines = sizes.n * rows.out
     # Rows of an image first; where they are few, blocks of channels too.
     blocks = -(-sizes.c // (4 * lanes))
@@ -76,7 +88,7 @@ def _pixels(
     per_task, tasks = running.chunks(lines * splits, cycles)
     tables = [_pairs(rows), _pairs(cols), _factors(divisors[0], dtype, 0), _factors(divisors[1], dtype, 0)]
     pixel = sizes.c * size
-    kernel = KERNELS[operation][0](lanes, dtype)
+    kernel = KERNELS[operation][0](lanes, dtype.name)
     return _work(
         kernel, tables, [lines * splits, per_task, splits, per_split],
         [rows.out, cols.out, sizes.c, sizes.h * sizes.w * pixel, sizes.w * pixel, pixel],
@@ -86,51 +98,57 @@ def _pixels(
 
 
 def _planes(
-    operation: str, sizes: Sizes, dtype: str, rows: Windows, cols: Windows, divisors: tuple[Array, Array]
+    operation: str,
+    sizes: Sizes,
+    dtype: np.dtype[Any],
+    rows: Windows,
+    cols: Windows,
+    divisors: tuple[Array, Array],
 ) -> Work:
     """Return the work of pooling NCHW images."""
-    lanes, size = Machine.host().lanes(dtype), np.dtype(dtype).itemsize
+    lanes, size = Machine.host().lanes(dtype), dtype.itemsize
     pitch = aligned_up(cols.out, lanes)
     step = cols.stride if cols.stride in SHUFFLED else 0
+    side = rows.taps if rows.taps == cols.taps and rows.taps in UNROLLED else 0
     left = cols.before
     reach = (pitch - 1) * step + (cols.taps - 1) * cols.dilation + max(step, 1)
     # One more element at the end is never written: what stands there changes no result.
     width = aligned_up(max(reach, left + sizes.w + 1), lanes)
+    under = rows.positions()
+    if operation == "max":
+        under = np.where(under < 0, rows.first[:, None], under)
     places = np.full((cols.taps, pitch), width - 1, np.int64)
-    under = cols.positions()
-    places[:, : cols.out] = np.where((under >= 0) & (under < sizes.w), under + left, width - 1)
-    units = sizes.n * sizes.c * rows.out
-    strips = rows.taps if operation == "argmax" else 1
-    vectors = -(-sizes.w // lanes), pitch // lanes
-    per_tap = 4 * (strips if operation == "argmax" else 1) if step else 20
-    cycles = vectors[0] * (1.5 * rows.taps + 3) + vectors[1] * (per_tap * cols.taps + 20) + 40
-    per_task, tasks = running.chunks(units, cycles)
+    columns = cols.positions().T
+    places[:, : cols.out] = np.where(columns < 0, width - 1, columns + left)
+    strips = {"max": pool_planes.ROWS, "mean": pool_planes.ROWS + 1, "argmax": rows.taps}[operation]
     if operation == "argmax":
-        first = np.zeros(pitch, np.int64)
-        first[: cols.out] = cols.first
-        columns = np.zeros((cols.taps, pitch), np.int64)
-        columns[:, : cols.out] = under
-        extra = [first, columns]
+        farthest = (rows.taps * rows.dilation + 1) * sizes.w + cols.taps * cols.dilation
+        constants: tuple[str, ...] = ("int32" if size == 4 and farthest < 2**31 else "int64",)
+        extra = [_padded(cols.bases(), pitch), _padded(cols.first - cols.bases(), pitch)]
     else:
+        constants = ()
         extra = [_factors(divisors[0], dtype, 0), _factors(divisors[1], dtype, pitch - cols.out)]
-    kernel = KERNELS[operation][1](step, lanes, dtype)
+    per_tap = (3 if step else 15) * (2 * rows.taps if operation == "argmax" else 1)
+    cycles = -(-sizes.w // lanes) * (1.5 * rows.taps + 3) + pitch // lanes * (per_tap * cols.taps + 10) + 40
+    units = sizes.n * sizes.c * rows.out
+    per_task, tasks = running.chunks(units, cycles)
+    kernel = KERNELS[operation][1](step, side, lanes, dtype.name, *constants)
     return _work(
-        kernel, [_pairs(rows), places * size, *extra], [units, per_task],
-        [_ends(operation, dtype), width * size],
-        [rows.out, cols.out, sizes.w, sizes.h * sizes.w * size, sizes.w * size],
-        [rows.dilation * sizes.w * size, left, cols.taps, cols.dilation * size if step else 0, 8 * pitch, strips],
+        kernel, [under, places * size, *extra], [units, per_task], [_ends(operation, dtype), width * size],
+        [rows.out, cols.out, sizes.w, sizes.h * sizes.w * size, sizes.w * size, left, rows.taps, cols.taps],
+        [cols.dilation * size if step else 0, pitch, rows.dilation, cols.dilation],
         tasks=tasks, scratch=strips * width * size, cycles=cycles * units,
     )  # fmt: skip
 
 
-def _whole_planes(operation: str, sizes: Sizes, dtype: str, divisors: tuple[Array, Array]) -> Work:
+def _whole_planes(operation: str, sizes: Sizes, dtype: np.dtype[Any], divisors: tuple[Array, Array]) -> Work:
     """Return the work of reducing NCHW images to one pixel."""
     lanes = Machine.host().lanes(dtype)
     units, pixels = sizes.n * sizes.c, sizes.h * sizes.w
     cycles = 1.5 * pixels / lanes + 40
     per_task, tasks = running.chunks(units, cycles)
     ends = np.append(_ends(operation, dtype), divisors[0][0] * divisors[1][0]).astype(dtype)
-    kernel = pool_planes.reduce_planes("sum" if operation == "mean" else "max", lanes, dtype)
+    kernel = pool_planes.reduce_planes("sum" if operation == "mean" else "max", lanes, dtype.name)
     return _work(kernel, [ends], [units, per_task, pixels], tasks=tasks, scratch=0, cycles=cycles * units)
 
 
@@ -147,19 +165,22 @@ def _work(kernel: Kernel, *parts: Any, tasks: int, scratch: int, cycles: float) 
     return Work(kernel, np.array(values, np.int64), tasks, scratch, cycles / running.CLOCK, tuple(keep))
 
 
+def _padded(values: Array, count: int) -> Array:
+    return np.concatenate([values, np.zeros(count - len(values), np.int64)])
+
+
 def _pairs(windows: Windows) -> Array:
     return np.stack([windows.first, windows.count], axis=1)
 
 
-def _factors(values: Array, dtype: str, rest: int) -> Array:
+def _factors(values: Array, dtype: np.dtype[Any], rest: int) -> Array:
     """Return divisors in the dtype of the sums; behind them ones, and a zero to begin sums with."""
     return np.concatenate([values, np.ones(rest), [0]]).astype(dtype)
 
 
-def _ends(operation: str, dtype: str) -> Array:
+def _ends(operation: str, dtype: np.dtype[Any]) -> Array:
     """Return what changes no result, and what replaces one that has a NaN."""
-    kind = np.dtype(dtype)
-    if kind.kind != "f":
-        lowest = np.iinfo(kind).min
-        return np.array([lowest, lowest], kind)
-    return np.array([0.0 if operation == "mean" else -np.inf, np.nan], kind)
+    if dtype.kind != "f":
+        lowest = np.iinfo(dtype).min
+        return np.array([lowest, lowest], dtype)
+    return np.array([0.0 if operation == "mean" else -np.inf, np.nan], dtype)

@@ -95,7 +95,7 @@ def max_pool2d(
     source = arrays.view("x", x)
     operation = "argmax" if arguments.flag("return_indices", return_indices) else "max"
     ready = _remembered(
-        _slide, operation, source, layout, *map(routes.hashable, (kernel_size, stride, padding, dilation)), ceil_mode
+        _slide, operation, source, layout, *_hashable(kernel_size, stride, padding, dilation), ceil_mode
     )  # fmt: skip
     return running.run(ready, x, source, out, threads)
 
@@ -151,7 +151,7 @@ def avg_pool2d(
     """
     source = _floating("avg_pool2d", x)
     ready = _remembered(
-        _slide, "mean", source, layout, *map(routes.hashable, (kernel_size, stride, padding, dilation)), ceil_mode,
+        _slide, "mean", source, layout, *_hashable(kernel_size, stride, padding, dilation), ceil_mode,
         count_include_pad, divisor_override,
     )  # fmt: skip
     return running.run(ready, x, source, out, threads)
@@ -298,6 +298,10 @@ def global_avg_pool2d(x: Any, *, layout: str = "NCHW", threads: int | None = Non
     return running.run(_remembered(_divide, "mean", source, layout, 1), x, source, out, threads)
 
 
+def _hashable(*values: object) -> list[object]:
+    return [value if type(value) is int else routes.hashable(value) for value in values]
+
+
 def _floating(operator: str, x: Any) -> Array:
     source = arrays.view("x", x)
     if source.dtype.kind != "f":
@@ -314,7 +318,7 @@ def _listed(output_size: object) -> object:
 
 def _remembered(make: Any, operation: str, source: Array, layout: object, *words: Any) -> Prepared:
     """Return ``make(...)``, from memory when it was asked for before."""
-    call = (make, operation, source.shape, source.dtype.name, layout, *words)
+    call = (make, operation, source.shape, source.dtype, layout, *words)
     try:
         return _REMEMBERED(*call)
     except TypeError:
@@ -335,7 +339,7 @@ _REMEMBERED = lru_cache(routes.CACHE_SIZE, typed=True)(_made)
 def _slide(
     operation: str,
     shape: tuple[int, ...],
-    dtype: str,
+    dtype: np.dtype[Any],
     layout: object,
     kernel_size: object,
     stride: object,
@@ -374,7 +378,7 @@ def _divisors(rows: Windows, cols: Windows, include: object, override: object) -
 
 
 def _divide(
-    operation: str, shape: tuple[int, ...], dtype: str, layout: object, output_size: object
+    operation: str, shape: tuple[int, ...], dtype: np.dtype[Any], layout: object, output_size: object
 ) -> Prepared:
     """Return adaptive pooling, every argument checked."""
     sizes = running.sizes(shape, layout)

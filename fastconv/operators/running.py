@@ -24,8 +24,8 @@ class Result:
     """What one array of the result is: its shape and dtype, and the dtype in which kernels write it."""
 
     shape: tuple[int, ...]
-    compute_dtype: str
-    dtype: str
+    compute_dtype: np.dtype[Any]
+    dtype: np.dtype[Any]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -43,7 +43,7 @@ class Prepared:
     """
 
     work: Work | None
-    dtype: str
+    dtype: np.dtype[Any]
     results: tuple[Result, ...]
 
 
@@ -82,9 +82,9 @@ def sizes(shape: tuple[int, ...], layout: object) -> Sizes:
     return Sizes(n, c, h, w, order, len(whole) == 4)
 
 
-def compute_dtype(dtype: str) -> str:
+def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the type in which kernels read arrays of `dtype`."""
-    return Problem(1, 1, 1, 1, 1, 1, 1, dtype=dtype).compute_dtype
+    return np.dtype(Problem(1, 1, 1, 1, 1, 1, 1, dtype=dtype.name).compute_dtype)
 
 
 def chunks(units: int, cycles: float) -> tuple[int, int]:
@@ -102,25 +102,35 @@ def run(prepared: Prepared, given: Any, source: Array, out: Any, threads: object
         When `out` cannot take the result, or `threads` is no count.
     """
     workers = routes.thread_count(threads)
-    several = len(prepared.results) > 1
-    outs = (None,) * len(prepared.results) if out is None else _outs(out) if several else (out,)
-    names = ("out[0]", "out[1]") if several else ("out",)
+    if len(prepared.results) > 1:
+        return _run_pair(prepared, given, source, out, workers)
+    (result,) = prepared.results
+    target = None if out is None else _target("out", out, result, source)
+    y = _written(target, result)
+    _start(prepared, source, y, 0, workers)
+    return _delivered(y, target, result, given, out)
+
+
+def _run_pair(prepared: Prepared, given: Any, source: Array, out: Any, workers: int) -> Any:
+    outs = (None, None) if out is None else _outs(out)
     targets = [
-        None if array is None else _target(name, array, result, source)
-        for name, array, result in zip(names, outs, prepared.results, strict=True)
+        None if array is None else _target(f"out[{number}]", array, result, source)
+        for number, (array, result) in enumerate(zip(outs, prepared.results, strict=True))
     ]
-    if several and targets[0] is not None and targets[1] is not None:
+    if targets[0] is not None:
         arrays.check_apart("out[1]", targets[0], targets[1])
     written = [_written(target, result) for target, result in zip(targets, prepared.results, strict=True)]
-    if prepared.work is not None:
-        x = arrays.ready(source, prepared.dtype)
-        places = [arrays.address(y) for y in written]
-        runtime.run(prepared.work, arrays.address(x), places[0], places[1] if several else 0, workers)
-    kinds = [
+    _start(prepared, source, written[0], arrays.address(written[1]), workers)
+    return tuple(
         _delivered(y, target, result, given, array)
         for y, target, result, array in zip(written, targets, prepared.results, outs, strict=True)
-    ]
-    return tuple(kinds) if several else kinds[0]
+    )
+
+
+def _start(prepared: Prepared, source: Array, y: Array, second: int, workers: int) -> None:
+    if prepared.work is not None:
+        x = arrays.ready(source, prepared.dtype)
+        runtime.run(prepared.work, arrays.address(x), arrays.address(y), second, workers)
 
 
 def _outs(out: Any) -> tuple[Any, ...]:
@@ -140,14 +150,17 @@ def _target(name: str, out: Any, result: Result, source: Array) -> Array:
 
 def _written(target: Array | None, result: Result) -> Array:
     """Return where kernels write: the target if they can, else a new array."""
-    if target is not None and target.flags.c_contiguous and result.compute_dtype == result.dtype:
+    if target is None:
+        return np.empty(result.shape, result.compute_dtype)
+    if target.flags.c_contiguous and result.compute_dtype == result.dtype:
         return target
     return np.empty(result.shape, result.compute_dtype)
 
 
 def _delivered(y: Array, target: Array | None, result: Result, given: Any, out: Any) -> Any:
     if target is None:
-        return arrays.give_back(arrays.rounded(y, result.dtype), given)
+        rounded = arrays.rounded(y, result.dtype)
+        return rounded if type(given) is np.ndarray else arrays.give_back(rounded, given)
     if y is not target:
         target[...] = arrays.rounded(y, result.dtype)
     return out

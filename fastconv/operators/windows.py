@@ -52,12 +52,15 @@ class Windows:
         """How many windows there are."""
         return len(self.first)
 
+    def bases(self) -> Int64s:
+        """Return where the first tap of each window is, in the image or before it."""
+        return np.arange(self.out) * self.stride - self.before if self.stride else self.first
+
     def positions(self) -> Int64s:
-        """Return which pixel lies under each tap, (taps, windows); outside 0 ... size - 1 there is none."""
-        steps = np.arange(self.taps, dtype=np.int64)[:, None]
-        if self.stride:
-            return np.arange(self.out) * self.stride - self.before + steps * self.dilation
-        return np.where(steps < self.count, self.first + steps, -1)
+        """Return which pixel lies under each tap, (windows, taps); -1 where there is none."""
+        under = self.bases()[:, None] + np.arange(self.taps) * self.dilation
+        live = (under >= self.first[:, None]) & (under < (self.first + self.count * self.dilation)[:, None])
+        return np.where(live, under, -1)
 
 
 @lru_cache(maxsize=1024)
