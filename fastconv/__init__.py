@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from fastconv.operators.pooling import global_avg_pool2d as global_avg_pool2d
     from fastconv.operators.pooling import global_max_pool2d as global_max_pool2d
     from fastconv.operators.pooling import max_pool2d as max_pool2d
+    from fastconv.operators.unfolding import col2im as col2im
+    from fastconv.operators.unfolding import im2col as im2col
     from fastconv.planning.explain import Explanation as Explanation
     from fastconv.planning.plan import Plan as Plan
     from fastconv.planning.planner import WorkspaceLimitError as WorkspaceLimitError
@@ -49,6 +51,8 @@ _HOME = {
     "global_avg_pool2d": "fastconv.operators.pooling",
     "global_max_pool2d": "fastconv.operators.pooling",
     "max_pool2d": "fastconv.operators.pooling",
+    "col2im": "fastconv.operators.unfolding",
+    "im2col": "fastconv.operators.unfolding",
     "Explanation": "fastconv.planning.explain",
     "Plan": "fastconv.planning.plan",
     "WorkspaceLimitError": "fastconv.planning.planner",

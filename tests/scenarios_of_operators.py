@@ -10,6 +10,7 @@ from __future__ import annotations
 import faulthandler
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -79,7 +80,26 @@ def pooling() -> Iterator[Case]:
     )
 
 
-OPERATORS: dict[str, Callable[[], Iterator[Case]]] = {"pooling": pooling}
+def unfolding() -> Iterator[Case]:
+    for settings in ((3, 1, 1, 1), (3, 2, 1, 1), (2, 3, 0, 2), (1, 1, 0, 1)):
+        unfold = partial(fastconv.im2col, kernel_size=settings[0], **steps(settings))
+        for name, x, run in each(
+            ("float32", "float64"), lambda x, unfold=unfold, **words: unfold(x, **words)
+        ):
+            yield f"im2col {settings} {name}", x, run
+            layout = "NCHW" if "NCHW" in name else "NHWC"
+            size = x.shape[2:] if layout == "NCHW" else x.shape[1:3]
+            fold = partial(
+                fastconv.col2im, output_size=size, kernel_size=settings[0], layout=layout, threads=1
+            )
+            yield f"col2im {settings} {name}", run(x), partial(fold, **steps(settings))
+
+
+def steps(settings: tuple[int, ...]) -> dict[str, Any]:
+    return dict(zip(("stride", "padding", "dilation"), settings[1:], strict=True))
+
+
+OPERATORS: dict[str, Callable[[], Iterator[Case]]] = {"pooling": pooling, "unfolding": unfolding}
 
 
 def guards(name: str) -> None:

@@ -12,6 +12,7 @@ from fastconv.kernels.masks import (
     vcast,
     vdiv,
     vgreater,
+    vload_between,
     vload_rest,
     vmax,
     vmul,
@@ -48,6 +49,7 @@ def every_word(dtype: str, lanes: int):  # type: ignore[no-untyped-def]
         vstore(out + 5 * row, vload_rest(dtype, lanes, a, count, y))
         store(dtype, out + 6 * row, vreduce("sum", x))
         store(dtype, out + 7 * row, vreduce("max", x))
+        vstore(out + 8 * row, vload_between(dtype, lanes, a, count // 2, count))
         store("int64", flags, 1 if vany(larger) else 0)
         store("int64", flags + 8, 1 if vany(nan) else 0)
 
@@ -69,6 +71,7 @@ def expected(x: Array, y: Array, count: int) -> list[Array]:
         np.where(live, x, y),
         total,
         top,
+        np.where(live & (np.arange(len(x)) >= count // 2), x, zeros),
     ]
 
 
@@ -84,7 +87,7 @@ def test_words(dtype: str, width: int) -> None:
             y[rng.random(lanes) < 0.3] = np.nan
         if count == 0:
             x, y = np.full(lanes, -3, dtype), np.full(lanes, 5, dtype)
-        out, flags = np.zeros((8, lanes), dtype), np.full(2, 7)
+        out, flags = np.zeros((9, lanes), dtype), np.full(2, 7)
         context = np.array([0, 0, 0, y.ctypes.data, count])
         run(Work(kernel, context, 1, 0, 0.0), x.ctypes.data, out.ctypes.data, flags.ctypes.data, 1)
         np.testing.assert_array_equal(out, expected(x, y, count), err_msg=f"count {count}")

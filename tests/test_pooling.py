@@ -399,7 +399,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: fastconv.adaptive_max_pool2d(X, "7"), TypeError, "output_size must be an integer, got str '7'",  # type: ignore[arg-type]
     ),
     "endless output_size": (
-        lambda: fastconv.adaptive_max_pool2d(X, 2**40), ValueError, "y must be smaller than",
+        lambda: fastconv.adaptive_max_pool2d(X, 2**40), ValueError, "the result must be smaller than",
     ),
     "threads": (lambda: fastconv.global_max_pool2d(X, threads=0), ValueError, "threads must be at least 1, got 0"),
     "shape of out": (

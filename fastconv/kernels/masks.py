@@ -55,6 +55,19 @@ def vload_rest(context: Any, dtype: Any, lanes: Any, address: Any, count: Any, r
     return rest(dtype, lanes, types.intp, types.intp, rest), generate
 
 
+@intrinsic(prefer_literal=True)
+def vload_between(context: Any, dtype: Any, lanes: Any, address: Any, start: Any, stop: Any) -> Any:
+    """Return lanes `start` ... `stop` - 1 from `address`, zero in the others; only those are touched."""
+    word, n = dtype.literal_value, lanes.literal_value
+
+    def generate(_c: Any, builder: Any, _s: Any, args: Any) -> Any:
+        before = emit_lane_mask(builder, n, args[3])
+        mask = builder.and_(emit_lane_mask(builder, n, args[4]), builder.not_(before))
+        return emit_masked_load(builder, word, args[2], mask)
+
+    return VectorType(word, n)(dtype, lanes, types.intp, types.intp, types.intp), generate
+
+
 @intrinsic
 def vmul(context: Any, x: Any, y: Any) -> Any:
     """Return x * y, lane by lane."""

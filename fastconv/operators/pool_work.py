@@ -7,14 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv import arrays
 from fastconv.algorithms.geometry import aligned_up
-from fastconv.kernels.jit import Kernel
 from fastconv.machine import Machine
 from fastconv.operators import pool_pixels, pool_planes, running
 from fastconv.operators.running import Prepared, Result, Sizes
 from fastconv.operators.windows import Windows
-from fastconv.problem import MAX_BYTES
 from fastconv.runtime import Work
 
 Array = npt.NDArray[Any]
@@ -44,8 +41,8 @@ def prepared(
     `divisors` are the factors of each window's divisor, by rows and by columns.
     """
     compute = running.compute_dtype(dtype)
-    check_bytes(sizes, rows.out, cols.out)
     shape = sizes.result(sizes.c, rows.out, cols.out)
+    running.check_bytes(shape)
     results = [Result(shape, compute, dtype.newbyteorder("="))]
     if operation == "argmax":
         results.append(Result(shape, np.dtype(np.int64), np.dtype(np.int64)))
@@ -59,12 +56,6 @@ def prepared(
     else:
         work = _planes(operation, sizes, compute, rows, cols, divisors)
     return Prepared(work, compute, tuple(results))
-
-
-def check_bytes(sizes: Sizes, oh: int, ow: int) -> None:
-    """Refuse results that no address could reach."""
-    if max(sizes.n, 1) * sizes.c * oh * ow * 8 > MAX_BYTES:
-        raise ValueError(f"y must be smaller than 2**63 bytes, got shape {sizes.result(sizes.c, oh, ow)}")
 
 
 def _pixels(
@@ -89,7 +80,7 @@ def _pixels(
     tables = [_pairs(rows), _pairs(cols), _factors(divisors[0], dtype, 0), _factors(divisors[1], dtype, 0)]
     pixel = sizes.c * size
     kernel = KERNELS[operation][0](lanes, dtype.name)
-    return _work(
+    return running.work(
         kernel, tables, [lines * splits, per_task, splits, per_split],
         [rows.out, cols.out, sizes.c, sizes.h * sizes.w * pixel, sizes.w * pixel, pixel],
         [rows.dilation * sizes.w * pixel, cols.dilation * pixel],
@@ -133,7 +124,7 @@ def _planes(
     units = sizes.n * sizes.c * rows.out
     per_task, tasks = running.chunks(units, cycles)
     kernel = KERNELS[operation][1](step, side, lanes, dtype.name, *constants)
-    return _work(
+    return running.work(
         kernel, [under, places * size, *extra], [units, per_task], [_ends(operation, dtype), width * size],
         [rows.out, cols.out, sizes.w, sizes.h * sizes.w * size, sizes.w * size, left, rows.taps, cols.taps],
         [cols.dilation * size if step else 0, pitch, rows.dilation, cols.dilation],
@@ -149,20 +140,9 @@ def _whole_planes(operation: str, sizes: Sizes, dtype: np.dtype[Any], divisors: 
     per_task, tasks = running.chunks(units, cycles)
     ends = np.append(_ends(operation, dtype), divisors[0][0] * divisors[1][0]).astype(dtype)
     kernel = pool_planes.reduce_planes("sum" if operation == "mean" else "max", lanes, dtype.name)
-    return _work(kernel, [ends], [units, per_task, pixels], tasks=tasks, scratch=0, cycles=cycles * units)
-
-
-def _work(kernel: Kernel, *parts: Any, tasks: int, scratch: int, cycles: float) -> Work:
-    """Return the work whose context holds, after the addresses of the arrays, numbers and addresses of tables."""
-    values: list[int] = [0, 0, 0]
-    keep: list[Array] = []
-    for part in parts:
-        for value in part:
-            if isinstance(value, np.ndarray):
-                keep.append(np.ascontiguousarray(value))
-                value = arrays.address(keep[-1])
-            values.append(int(value))
-    return Work(kernel, np.array(values, np.int64), tasks, scratch, cycles / running.CLOCK, tuple(keep))
+    return running.work(
+        kernel, [ends], [units, per_task, pixels], tasks=tasks, scratch=0, cycles=cycles * units
+    )
 
 
 def _padded(values: Array, count: int) -> Array:

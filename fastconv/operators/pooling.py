@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,9 @@ import numpy.typing as npt
 from fastconv import arguments, arrays
 from fastconv.arguments import PaddingArgument, Step
 from fastconv.operators import running
-from fastconv.operators.pool_work import check_bytes, prepared
+from fastconv.operators.pool_work import prepared
 from fastconv.operators.running import Prepared
 from fastconv.operators.windows import Windows, dividing, sliding
-from fastconv.planning import routes
 
 Array = npt.NDArray[Any]
 AxisSize = int | None
@@ -94,8 +92,8 @@ def max_pool2d(
     """
     source = arrays.view("x", x)
     operation = "argmax" if arguments.flag("return_indices", return_indices) else "max"
-    ready = _remembered(
-        _slide, operation, source, layout, *_hashable(kernel_size, stride, padding, dilation), ceil_mode
+    ready = running.remembered(
+        _slide, source, operation, layout, *running.hashable(kernel_size, stride, padding, dilation), ceil_mode
     )  # fmt: skip
     return running.run(ready, x, source, out, threads)
 
@@ -150,8 +148,8 @@ def avg_pool2d(
     [[3.5, 5.5], [11.5, 13.5]]
     """
     source = _floating("avg_pool2d", x)
-    ready = _remembered(
-        _slide, "mean", source, layout, *_hashable(kernel_size, stride, padding, dilation), ceil_mode,
+    ready = running.remembered(
+        _slide, source, "mean", layout, *running.hashable(kernel_size, stride, padding, dilation), ceil_mode,
         count_include_pad, divisor_override,
     )  # fmt: skip
     return running.run(ready, x, source, out, threads)
@@ -198,7 +196,7 @@ def adaptive_max_pool2d(
     """
     source = arrays.view("x", x)
     operation = "argmax" if arguments.flag("return_indices", return_indices) else "max"
-    ready = _remembered(_divide, operation, source, layout, _listed(output_size))
+    ready = running.remembered(_divide, source, operation, layout, _listed(output_size))
     return running.run(ready, x, source, out, threads)
 
 
@@ -238,7 +236,7 @@ def adaptive_avg_pool2d(
     [7.5, 9.5]
     """
     source = _floating("adaptive_avg_pool2d", x)
-    ready = _remembered(_divide, "mean", source, layout, _listed(output_size))
+    ready = running.remembered(_divide, source, "mean", layout, _listed(output_size))
     return running.run(ready, x, source, out, threads)
 
 
@@ -267,7 +265,7 @@ def global_max_pool2d(x: Any, *, layout: str = "NCHW", threads: int | None = Non
     [[[[3.0]], [[7.0]]]]
     """
     source = arrays.view("x", x)
-    return running.run(_remembered(_divide, "max", source, layout, 1), x, source, out, threads)
+    return running.run(running.remembered(_divide, source, "max", layout, 1), x, source, out, threads)
 
 
 def global_avg_pool2d(x: Any, *, layout: str = "NCHW", threads: int | None = None, out: Any = None) -> Any:
@@ -295,11 +293,7 @@ def global_avg_pool2d(x: Any, *, layout: str = "NCHW", threads: int | None = Non
     [[[[1.5]], [[5.5]]]]
     """
     source = _floating("global_avg_pool2d", x)
-    return running.run(_remembered(_divide, "mean", source, layout, 1), x, source, out, threads)
-
-
-def _hashable(*values: object) -> list[object]:
-    return [value if type(value) is int else routes.hashable(value) for value in values]
+    return running.run(running.remembered(_divide, source, "mean", layout, 1), x, source, out, threads)
 
 
 def _floating(operator: str, x: Any) -> Array:
@@ -316,30 +310,10 @@ def _listed(output_size: object) -> object:
     return tuple(output_size) if isinstance(output_size, list) else output_size
 
 
-def _remembered(make: Any, operation: str, source: Array, layout: object, *words: Any) -> Prepared:
-    """Return ``make(...)``, from memory when it was asked for before."""
-    call = (make, operation, source.shape, source.dtype, layout, *words)
-    try:
-        return _REMEMBERED(*call)
-    except TypeError:
-        pass
-    # Either `make` raised it, or something unhashable was given, which `make` refuses by its name.
-    return _made(*call)
-
-
-def _made(make: Any, *call: Any) -> Prepared:
-    ready: Prepared = make(*call)
-    return ready
-
-
-# typed: 1, True and 1.0 are equal to a dictionary, and only the first is a stride.
-_REMEMBERED = lru_cache(routes.CACHE_SIZE, typed=True)(_made)
-
-
 def _slide(
-    operation: str,
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
+    operation: str,
     layout: object,
     kernel_size: object,
     stride: object,
@@ -378,7 +352,7 @@ def _divisors(rows: Windows, cols: Windows, include: object, override: object) -
 
 
 def _divide(
-    operation: str, shape: tuple[int, ...], dtype: np.dtype[Any], layout: object, output_size: object
+    shape: tuple[int, ...], dtype: np.dtype[Any], operation: str, layout: object, output_size: object
 ) -> Prepared:
     """Return adaptive pooling, every argument checked."""
     sizes = running.sizes(shape, layout)
@@ -391,6 +365,6 @@ def _divide(
         size if value is None else arguments.integer("output_size", value, 1)
         for value, size in zip(wanted, (sizes.h, sizes.w), strict=True)
     )
-    check_bytes(sizes, oh, ow)
+    running.check_bytes(sizes.result(sizes.c, oh, ow))
     rows, cols = dividing(sizes.h, oh), dividing(sizes.w, ow)
     return prepared(operation, sizes, dtype, rows, cols, (rows.count, cols.count))

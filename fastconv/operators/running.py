@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from fastconv import arguments, arrays, runtime
 from fastconv.arrays import Array
+from fastconv.kernels.jit import Kernel
 from fastconv.planning import routes
-from fastconv.problem import LAYOUTS, Problem, one_of
+from fastconv.problem import LAYOUTS, MAX_BYTES, Problem, one_of
 from fastconv.runtime import Work
 
 #: Clock behind estimates of time, which decide whether a second thread pays.
@@ -82,6 +86,14 @@ def sizes(shape: tuple[int, ...], layout: object) -> Sizes:
     return Sizes(n, c, h, w, order, len(whole) == 4)
 
 
+def check_bytes(shape: tuple[int, ...]) -> None:
+    """Refuse a result that no address could reach, whatever its dtype."""
+    if math.prod(max(size, 1) for size in shape) * 8 > MAX_BYTES:
+        raise ValueError(
+            f"the result must be smaller than 2**63 bytes, got shape {shape} of up to 8 bytes each"
+        )
+
+
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the type in which kernels read arrays of `dtype`."""
     return np.dtype(Problem(1, 1, 1, 1, 1, 1, 1, dtype=dtype.name).compute_dtype)
@@ -93,8 +105,45 @@ def chunks(units: int, cycles: float) -> tuple[int, int]:
     return per_task, -(-units // per_task)
 
 
-def run(prepared: Prepared, given: Any, source: Array, out: Any, threads: object) -> Any:
-    """Run on `source`, the view of what was given as x; return the result in the kind of x, or `out`.
+def work(kernel: Kernel, *parts: Any, tasks: int, scratch: int, cycles: float) -> Work:
+    """Return the work whose context holds, after the addresses of the arrays, numbers and addresses of tables."""
+    values: list[int] = [0, 0, 0]
+    keep: list[Array] = []
+    for part in parts:
+        for value in part:
+            if isinstance(value, np.ndarray):
+                keep.append(np.ascontiguousarray(value))
+                value = arrays.address(keep[-1])
+            values.append(int(value))
+    return Work(kernel, np.array(values, np.int64), tasks, scratch, cycles / CLOCK, tuple(keep))
+
+
+def hashable(*values: object) -> list[object]:
+    """Return strides, paddings and their like as keys, equal only to what means the same."""
+    return [value if type(value) is int else routes.hashable(value) for value in values]
+
+
+def remembered(make: Callable[..., Prepared], source: Array, *words: Any) -> Prepared:
+    """Return ``make(source.shape, source.dtype, *words)``, from memory when it was asked for before."""
+    call = (make, source.shape, source.dtype, *words)
+    try:
+        return _REMEMBERED(*call)
+    except TypeError:
+        pass
+    # Either `make` raised it, or something unhashable was given, which `make` refuses by its name.
+    return _made(*call)
+
+
+def _made(make: Callable[..., Prepared], *call: Any) -> Prepared:
+    return make(*call)
+
+
+# typed: 1, True and 1.0 are equal to a dictionary, and only the first is a stride.
+_REMEMBERED = lru_cache(routes.CACHE_SIZE, typed=True)(_made)
+
+
+def run(prepared: Prepared, given: Any, source: Array, out: Any, threads: object, name: str = "x") -> Any:
+    """Run on `source`, the view of what was given as `name`; return the result in the kind of x, or `out`.
 
     Raises
     ------
@@ -105,7 +154,7 @@ def run(prepared: Prepared, given: Any, source: Array, out: Any, threads: object
     if len(prepared.results) > 1:
         return _run_pair(prepared, given, source, out, workers)
     (result,) = prepared.results
-    target = None if out is None else _target("out", out, result, source)
+    target = None if out is None else _target("out", out, result, source, name)
     y = _written(target, result)
     _start(prepared, source, y, 0, workers)
     return _delivered(y, target, result, given, out)
@@ -114,7 +163,7 @@ def run(prepared: Prepared, given: Any, source: Array, out: Any, threads: object
 def _run_pair(prepared: Prepared, given: Any, source: Array, out: Any, workers: int) -> Any:
     outs = (None, None) if out is None else _outs(out)
     targets = [
-        None if array is None else _target(f"out[{number}]", array, result, source)
+        None if array is None else _target(f"out[{number}]", array, result, source, "x")
         for number, (array, result) in enumerate(zip(outs, prepared.results, strict=True))
     ]
     if targets[0] is not None:
@@ -141,10 +190,10 @@ def _outs(out: Any) -> tuple[Any, ...]:
     return tuple(out)
 
 
-def _target(name: str, out: Any, result: Result, source: Array) -> Array:
+def _target(name: str, out: Any, result: Result, source: Array, source_name: str) -> Array:
     target = arrays.view(name, out)
     arrays.check_out(target, result.shape, result.dtype, name)
-    arrays.check_apart("x", target, source)
+    arrays.check_apart(source_name, target, source)
     return target
 
 
