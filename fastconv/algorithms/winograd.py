@@ -32,6 +32,10 @@ from fastconv.problem import Problem
 #: Bytes per cycle of transformed weights that stream from L3, and from memory, while products are computed (measured:
 #: 38 MB at 7.5, 105 MB at 5.5, 236 MB at 4).
 L3_WEIGHT_RATE, WEIGHT_RATE = 7.5, 4.5
+#: Bytes per cycle of V and M that leave L2.
+SPILL_RATE = 16.0
+#: Cycles for each vector of V, of M, and of an image that is transposed (measured: 5-8, 6-12, 11-20).
+TURN_IN, TURN_OUT, TRANSPOSE = 6.0, 7.0, 14.0
 
 
 class Config(NamedTuple):
@@ -116,8 +120,9 @@ class Winograd(Algorithm[Config]):
         choices = {
             config: None
             for m in sides
-            for share in (0.5, 1, 2, 4)
-            for config in self._blocks(problem, machine, m, share, lanes)
+            for share in (0.5, 1, 2, 4, 8)
+            for wide in (1, 2)
+            for config in self._blocks(problem, machine, m, share, wide, lanes)
         }
         ordered = sorted(choices, key=lambda config: self.cost(problem, machine, config))
         if problem.threads > 1:
@@ -126,17 +131,19 @@ class Winograd(Algorithm[Config]):
             ordered.sort(key=lambda config: config.m != m)
         return tuple(ordered[:4])
 
-    def _blocks(self, problem: Problem, machine: Machine, m: int, share: float, lanes: int) -> list[Config]:
-        """Return configs whose V fills 1/`share` of L2, or the whole of it and more where planes are gathered."""
+    def _blocks(
+        self, problem: Problem, machine: Machine, m: int, share: float, wide: int, lanes: int
+    ) -> list[Config]:
+        """Return configs whose V fills 1/`share` of L2, as wide as the image or 1/`wide` of that."""
         channels, per_group = problem.c // problem.groups, problem.o // problem.groups
         size = np.dtype(problem.compute_dtype).itemsize
         th, tw = -(-problem.oh // m), -(-problem.ow // m)
         most = max(int(machine.l2_bytes / share) // ((m + 2) ** 2 * channels * size), 6)
-        columns = _even(tw, most)
+        columns = _even(tw, -(-min(most, tw) // wide))
         rows = _even(th, max(most // columns, 1))
         blocks = problem.n * problem.groups * -(-th // rows) * -(-tw // columns)
         found = []
-        for tile in tiles.best_tiles(machine, rows * columns, per_group, channels, lanes, keep=3):
+        for tile in tiles.best_tiles(machine, rows * columns, per_group, channels, lanes, keep=2):
             o_blocks = -(-per_group // (tile.nv * lanes))
             splits = 1
             if problem.threads > 1 and blocks < 2 * problem.threads:
@@ -152,27 +159,35 @@ class Winograd(Algorithm[Config]):
         tile = tiles.Tile(config.mr, config.nv)
         count = config.rows * config.columns
         products = s.planes * tiles.tiled_cycles(tile, machine, count, s.per_group, s.channels, lanes)
-        # Measured: a transform takes about 2.5 cycles per vector read, 4 with the copy or the transpose it needs.
-        turn = 4.0 if problem.layout == "NHWC" else 6.0
-        vectors_in = count * s.planes * -(-s.channels // lanes) * config.splits
-        vectors_out = count * s.planes * -(-s.per_group // lanes)
         weight_bytes = s.planes * s.channels * s.per_group * s.size
+        streams = weight_bytes > machine.l2_bytes // 2
         far = 0.0
-        if weight_bytes > machine.l2_bytes // 2:
+        if streams:
             # A quarter of L3: it is shared with other cores and with the images.
             far = weight_bytes / (L3_WEIGHT_RATE if weight_bytes < machine.l3_bytes // 4 else WEIGHT_RATE)
-        v_bytes = s.planes * s.v_step
-        # What does not stay in L2 is written there and read back: V once per gathered group, M once.
-        rounds = -(-s.o_blocks // (config.splits * config.gather))
-        if v_bytes + s.m_bytes / config.gather > 0.8 * machine.l2_bytes:
-            far += (v_bytes * (1 + rounds)) * config.splits / tiles.FAR_RATE
-        if config.gather > 1 and v_bytes + s.m_bytes > 0.8 * machine.l2_bytes:
-            far += 2 * s.m_bytes * config.splits / tiles.FAR_RATE
+        v_bytes, rounds = s.planes * s.v_step, -(-s.o_blocks // (config.splits * config.gather))
+        # What does not stay in L2 beside weights and images is written to L3 and read back: V once a round, M once.
+        working = v_bytes + s.m_bytes
+        spilled = max(working + (0 if streams else weight_bytes) - 0.6 * machine.l2_bytes, 0) / working
+        spilled = min(spilled, 1.0) * config.splits
+        far += spilled * v_bytes * rounds / tiles.FAR_RATE
+        moved = spilled * (v_bytes + 2 * s.m_bytes * rounds) / SPILL_RATE
         # Every round reads V again, from L2; a round for each block of outputs is what gathering saves.
         products += v_bytes * rounds * config.splits / tiles.L2_RATE
-        block = max(products, far) + 0.15 * min(products, far) + turn * (vectors_in + vectors_out)
+        block = max(products, far) + 0.15 * min(products, far) + moved
+        block += self._transforms(problem, config, s, lanes)
         blocks = problem.n * problem.groups * s.down * s.across
         return tiles.seconds(problem, block * blocks, blocks * config.splits)
+
+    def _transforms(self, problem: Problem, config: Config, s: _Sizes, lanes: int) -> float:
+        """Return the cycles of both transforms of one block, which are bound by what they write to L2."""
+        count = config.rows * config.columns
+        inputs, outputs = -(-s.channels // lanes) * config.splits, -(-s.per_group // lanes)
+        halo = (config.rows * config.m + 2) * (config.columns * config.m + 2)
+        cycles = count * s.planes * (TURN_IN * inputs + TURN_OUT * outputs)
+        if problem.layout == "NHWC":
+            return cycles + halo * inputs * lanes * s.size / tiles.FAR_RATE
+        return cycles + TRANSPOSE * (halo * inputs + count * config.m**2 * outputs)
 
     def numerics(self, config: Config) -> tuple[int]:
         """The side of a tile."""
