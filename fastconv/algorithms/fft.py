@@ -254,8 +254,8 @@ class Fft(Algorithm[Config]):
         return packing_seconds(problem, math.prod(next(s for s in SIDES if s >= 2 * r) for r in reach))
 
     def error_bound(self, problem: Problem) -> float:
-        """Grow with the passes of the transforms; see `bound_is_local`."""
-        return float(np.finfo(problem.compute_dtype).eps) * 16.0
+        """Grow with the passes of the transforms and with the root of the channels; see `bound_is_local`."""
+        return float(np.finfo(problem.compute_dtype).eps) * (16 + math.sqrt(problem.c_per_group))
 
     def workspace(self, problem: Problem, machine: Machine, config: Config) -> int:
         """Two tiles, their spectra and one product for each worker."""
