@@ -193,15 +193,20 @@ def _emit_segments(b: Any, tile: _Tile, arg: dict[str, Any], values: list[Any], 
     offset = emit_load(b, here, I64, 8)
     bits = emit_load(b, b.add(here, i64(8)), I64, 8)
     mask = b.bitcast(b.trunc(bits, ir.IntType(tile.lanes)), ir.VectorType(ir.IntType(1), tile.lanes))
-    # Without a residual the mask of its load is empty: no branch in the store path, and nothing is read. Its address
-    # must be a good one all the same: a masked load from page 0 takes a microcode assist, which halved the speed.
     has_residual = b.icmp_signed("!=", arg["residual"], i64(0))
-    residual_mask = b.and_(mask, emit_splat(b, has_residual, tile.lanes))
     for m in range(tile.mr):
         shift = b.add(offset, b.mul(arg["row"], i64(m)))
-        place = b.select(has_residual, b.add(arg["residual"], shift), arg["bias"])
-        held = emit_masked_load(b, tile.dtype, place, residual_mask)
-        value = b.fadd(values[m], held) if is_float(tile.dtype) else b.add(values[m], held)
+        before = b.block
+        add, joined = function.append_basic_block("add"), function.append_basic_block("added")
+        b.cbranch(has_residual, add, joined)
+        b.position_at_end(add)
+        held = emit_masked_load(b, tile.dtype, b.add(arg["residual"], shift), mask)
+        added = b.fadd(values[m], held) if is_float(tile.dtype) else b.add(values[m], held)
+        b.branch(joined)
+        b.position_at_end(joined)
+        value = b.phi(values[m].type)
+        value.add_incoming(values[m], before)
+        value.add_incoming(added, add)
         value = emit_activation(b, tile.dtype, tile.activation, value)
         emit_masked_store(b, tile.dtype, value, b.add(arg["y"], shift), mask)
         if m + 1 < tile.mr:
