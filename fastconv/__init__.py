@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fastconv.api import plan_cache_clear as plan_cache_clear
     from fastconv.api import plan_cache_info as plan_cache_info
     from fastconv.machine import Machine as Machine
+    from fastconv.operators.local import locally_connected2d as locally_connected2d
     from fastconv.operators.pooling import adaptive_avg_pool2d as adaptive_avg_pool2d
     from fastconv.operators.pooling import adaptive_max_pool2d as adaptive_max_pool2d
     from fastconv.operators.pooling import avg_pool2d as avg_pool2d
@@ -45,6 +46,7 @@ _HOME = {
     "plan_cache_clear": "fastconv.api",
     "plan_cache_info": "fastconv.api",
     "Machine": "fastconv.machine",
+    "locally_connected2d": "fastconv.operators.local",
     "adaptive_avg_pool2d": "fastconv.operators.pooling",
     "adaptive_max_pool2d": "fastconv.operators.pooling",
     "avg_pool2d": "fastconv.operators.pooling",

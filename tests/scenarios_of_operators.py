@@ -99,7 +99,35 @@ def steps(settings: tuple[int, ...]) -> dict[str, Any]:
     return dict(zip(("stride", "padding", "dilation"), settings[1:], strict=True))
 
 
-OPERATORS: dict[str, Callable[[], Iterator[Case]]] = {"pooling": pooling, "unfolding": unfolding}
+def local() -> Iterator[Case]:
+    """The image is in guarded memory as a whole, the weights behind it: the case is both."""
+    for o, stride in ((1, 1), (2 * LANES, 1), (2 * LANES + 3, 2), (5, 3)):
+        for shape in SIZES:
+            for dtype in ("float32", "float64", "int32"):
+                for layout, word in (("NCHW", "OIHWPQ"), ("NHWC", "PQHWIO")):
+                    x = images(shape, dtype, layout)
+                    _, c, h, w = shape
+                    oh, ow = (h - 1) // stride + 1, (w - 1) // stride + 1
+                    weights = images((o, c, 3, 3 * oh * ow), dtype, "NCHW").reshape(
+                        (o, c, 3, 3, oh, ow) if word == "OIHWPQ" else (oh, ow, 3, 3, c, o)
+                    )
+                    layouts = {"layout": layout, "weight_layout": word}
+                    run = partial(
+                        fastconv.locally_connected2d, stride=stride, padding=1, threads=1, **layouts
+                    )
+                    yield f"{o} {stride} {shape} {dtype} {layout} of w", weights, partial(swapped, run, x)
+                    yield f"{o} {stride} {shape} {dtype} {layout} of x", x, partial(run, w=weights)
+
+
+def swapped(run: Callable[..., Any], x: Array, w: Array, **words: Any) -> Any:
+    return run(x, w, **words)
+
+
+OPERATORS: dict[str, Callable[[], Iterator[Case]]] = {
+    "pooling": pooling,
+    "unfolding": unfolding,
+    "local": local,
+}
 
 
 def guards(name: str) -> None:

@@ -13,6 +13,7 @@ from fastconv.kernels.masks import (
     vdiv,
     vgreater,
     vload_between,
+    vload_bits,
     vload_rest,
     vmax,
     vmul,
@@ -50,6 +51,7 @@ def every_word(dtype: str, lanes: int):  # type: ignore[no-untyped-def]
         store(dtype, out + 6 * row, vreduce("sum", x))
         store(dtype, out + 7 * row, vreduce("max", x))
         vstore(out + 8 * row, vload_between(dtype, lanes, a, count // 2, count))
+        vstore(out + 9 * row, vload_bits(dtype, lanes, a, ((1 << count) - 1) // 2 * 2))
         store("int64", flags, 1 if vany(larger) else 0)
         store("int64", flags + 8, 1 if vany(nan) else 0)
 
@@ -72,6 +74,7 @@ def expected(x: Array, y: Array, count: int) -> list[Array]:
         total,
         top,
         np.where(live & (np.arange(len(x)) >= count // 2), x, zeros),
+        np.where(live & (np.arange(len(x)) > 0), x, zeros),
     ]
 
 
@@ -87,7 +90,7 @@ def test_words(dtype: str, width: int) -> None:
             y[rng.random(lanes) < 0.3] = np.nan
         if count == 0:
             x, y = np.full(lanes, -3, dtype), np.full(lanes, 5, dtype)
-        out, flags = np.zeros((9, lanes), dtype), np.full(2, 7)
+        out, flags = np.zeros((10, lanes), dtype), np.full(2, 7)
         context = np.array([0, 0, 0, y.ctypes.data, count])
         run(Work(kernel, context, 1, 0, 0.0), x.ctypes.data, out.ctypes.data, flags.ctypes.data, 1)
         np.testing.assert_array_equal(out, expected(x, y, count), err_msg=f"count {count}")

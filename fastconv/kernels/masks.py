@@ -68,6 +68,18 @@ def vload_between(context: Any, dtype: Any, lanes: Any, address: Any, start: Any
     return VectorType(word, n)(dtype, lanes, types.intp, types.intp, types.intp), generate
 
 
+@intrinsic(prefer_literal=True)
+def vload_bits(context: Any, dtype: Any, lanes: Any, address: Any, bits: Any) -> Any:
+    """Return the lanes whose bits are set from `address`, zero in the others; only those are touched."""
+    word, n = dtype.literal_value, lanes.literal_value
+
+    def generate(_c: Any, builder: Any, _s: Any, args: Any) -> Any:
+        mask = builder.bitcast(builder.trunc(args[3], ir.IntType(n)), ir.VectorType(I1, n))
+        return emit_masked_load(builder, word, args[2], mask)
+
+    return VectorType(word, n)(dtype, lanes, types.intp, types.intp), generate
+
+
 @intrinsic
 def vmul(context: Any, x: Any, y: Any) -> Any:
     """Return x * y, lane by lane."""

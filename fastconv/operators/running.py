@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -154,24 +154,24 @@ def run(prepared: Prepared, given: Any, source: Array, out: Any, threads: object
     if len(prepared.results) > 1:
         return _run_pair(prepared, given, source, out, workers)
     (result,) = prepared.results
-    target = None if out is None else _target("out", out, result, source, name)
-    y = _written(target, result)
+    target = None if out is None else target_of("out", out, result, {name: source})
+    y = written_to(target, result)
     _start(prepared, source, y, 0, workers)
-    return _delivered(y, target, result, given, out)
+    return delivered(y, target, result, given, out)
 
 
 def _run_pair(prepared: Prepared, given: Any, source: Array, out: Any, workers: int) -> Any:
     outs = (None, None) if out is None else _outs(out)
     targets = [
-        None if array is None else _target(f"out[{number}]", array, result, source, "x")
+        None if array is None else target_of(f"out[{number}]", array, result, {"x": source})
         for number, (array, result) in enumerate(zip(outs, prepared.results, strict=True))
     ]
     if targets[0] is not None:
         arrays.check_apart("out[1]", targets[0], targets[1])
-    written = [_written(target, result) for target, result in zip(targets, prepared.results, strict=True)]
+    written = [written_to(target, result) for target, result in zip(targets, prepared.results, strict=True)]
     _start(prepared, source, written[0], arrays.address(written[1]), workers)
     return tuple(
-        _delivered(y, target, result, given, array)
+        delivered(y, target, result, given, array)
         for y, target, result, array in zip(written, targets, prepared.results, outs, strict=True)
     )
 
@@ -190,14 +190,16 @@ def _outs(out: Any) -> tuple[Any, ...]:
     return tuple(out)
 
 
-def _target(name: str, out: Any, result: Result, source: Array, source_name: str) -> Array:
+def target_of(name: str, out: Any, result: Result, inputs: Mapping[str, Array | None]) -> Array:
+    """Return the view of `out`, called `name`, if the result can go there and shares no memory with `inputs`."""
     target = arrays.view(name, out)
     arrays.check_out(target, result.shape, result.dtype, name)
-    arrays.check_apart(source_name, target, source)
+    for other, array in inputs.items():
+        arrays.check_apart(other, target, array)
     return target
 
 
-def _written(target: Array | None, result: Result) -> Array:
+def written_to(target: Array | None, result: Result) -> Array:
     """Return where kernels write: the target if they can, else a new array."""
     if target is None:
         return np.empty(result.shape, result.compute_dtype)
@@ -206,7 +208,8 @@ def _written(target: Array | None, result: Result) -> Array:
     return np.empty(result.shape, result.compute_dtype)
 
 
-def _delivered(y: Array, target: Array | None, result: Result, given: Any, out: Any) -> Any:
+def delivered(y: Array, target: Array | None, result: Result, given: Any, out: Any) -> Any:
+    """Return what the caller gets: `out` with the result in it, or the result in the kind of `given`."""
     if target is None:
         rounded = arrays.rounded(y, result.dtype)
         return rounded if type(given) is np.ndarray else arrays.give_back(rounded, given)
