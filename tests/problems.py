@@ -64,6 +64,11 @@ _BOTH = (
     "n2c4h5w9_o6k3x4_s2x1p5.1.0.9d1g2 circular relu bias",
     "n1c3h1w1_o7k3x3_s1p1d1g1 circular",
     "n1c9h12w10_o9k3x3_s1p1d1g9 replicate",
+    # small groups: whole groups side by side in a vector, multipliers, a vector that is not full
+    "n2c24h9w16_o24k3x3_s1p1d1g6 bias residual",
+    "n1c20h13w11_o40k5x5_s2p2d1g10 relu bias",
+    "n1c33h10w9_o33k7x7_s1p3d1g33 residual",
+    "n1c7h17w19_o7k11x9_s1p5d1g7",
 )
 
 _WORDS = {
@@ -94,7 +99,7 @@ def _small() -> list[str]:
     return found
 
 
-_OTHER_DTYPES = (1, 2, 7, 12, 20, 27, 30, 45)
+_OTHER_DTYPES = (1, 2, 7, 12, 20, 27, 30, 45, -4, -3)
 
 #: float32 in both layouts, then float64 and sums of integers on every few of them.
 PROBLEMS = tuple(
