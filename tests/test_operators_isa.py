@@ -1,0 +1,54 @@
+"""The operators beside convolution on older machines: a part of their tests, with narrower vectors and no masks."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastconv
+
+HERE = Path(__file__).resolve().parent
+TESTS = (
+    "test_masks.py",
+    "test_pooling.py::test_global",
+    "test_pooling.py::test_nan_and_infinity",
+    "test_pooling.py::test_ways_to_give_and_take_arrays",
+    "test_unfolding.py::test_product_with_the_matrix_is_convolution",
+    "test_unfolding.py::test_ways_to_give_and_take_arrays",
+    "test_local.py::test_error_of_a_plain_sum",
+    "test_local.py::test_ways_to_give_and_take_arrays",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine().lower() not in {"x86_64", "amd64"}, reason="names x86 CPUs")
+@pytest.mark.parametrize("cpu", ["haswell", "x86-64"])
+def test_operators_on_older_machines(cpu: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    cache = getattr(request.config, "cache", None)
+    kernels = tmp_path if cache is None else cache.mkdir("kernels")
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("NUMBA_CPU")},
+        "NUMBA_CPU_NAME": cpu,
+        "NUMBA_CPU_FEATURES": "",
+        "FASTCONV_CACHE_DIR": str(kernels),
+        "PYTHONPATH": str(Path(fastconv.__file__).resolve().parent.parent),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        *(str(HERE / t) for t in TESTS),
+    ]
+    result = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=280, cwd=HERE.parent
+    )
+    assert result.returncode == 0, result.stdout[-4000:]
