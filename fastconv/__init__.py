@@ -65,9 +65,13 @@ _HOME = {
     "warmup": "fastconv.planning.warmup",
 }
 __all__ = [*_HOME, "__version__"]
+#: Parts with names of their own, loaded when they are asked for: ``fastconv.image.filter2d``.
+_PARTS = ("image", "nn")
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PARTS:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME[name]), name)
@@ -76,4 +80,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *_HOME, *_PARTS})
