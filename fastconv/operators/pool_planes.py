@@ -48,7 +48,8 @@ def max_planes(step: int, side: int, lanes: int, dtype: str) -> Task:
 
     Shapes   x (planes, H, W); y (planes, OH, OW); rows (OH, tall): the row of the image under each row of a window,
              any of the window's where the padding is; taps (wide, pitch of OW): byte offset into the strip, read
-             where `step` is 0; scratch: `ROWS` strips
+             where `step` is 0; scratch: `ROWS` strips, then an address for each row of
+             a window
     Assumes  column j under tap s is element ``j * step + s * dilation`` of the strip, or as `taps` says; windows are
              `side` x `side`, unless that is 0; context as `pool_work._planes` writes it
     Touches  writes its rows of y, and scratch
@@ -62,23 +63,34 @@ def max_planes(step: int, side: int, lanes: int, dtype: str) -> Task:
         lowest, not_a_number = load(dtype, ends), load(dtype, ends + size)
         for p in range(0, ROWS * strip, lanes * size):
             vstore(scratch + p, vsplat(dtype, lanes, lowest))
+        listed, full = scratch + ROWS * strip, w - w % lanes
         end = min((i + 1) * per_task, units)
         for first in range(i * per_task, end, ROWS):
             for unit in range(first, min(first + ROWS, end)):
                 plane, under = x + unit // oh * x_plane, rows + unit % oh * tall * 8
                 joined = scratch + (unit - first) * strip + left * size
-                for v in range(0, w, lanes):
-                    column, live = plane + v * size, w - v
+                for r in range(tall):
+                    store("int64", listed + 8 * r, plane + load("int64", under + 8 * r) * x_row)
+                for v in range(0, full, lanes):
                     m = vsplat(dtype, lanes, lowest)
                     nan = vunordered(m, m)
                     for r in range(tall):
-                        p = column + load("int64", under + 8 * r) * x_row
-                        new = vload(dtype, lanes, p) if live >= lanes else vload_tail(dtype, lanes, p, live)
+                        new = vload(dtype, lanes, load("int64", listed + 8 * r) + v * size)
                         nan = vor(nan, vunordered(new, new))
                         m = vmax(new, m)
                     if vany(nan):
                         m = vselect(nan, vsplat(dtype, lanes, not_a_number), m)
-                    vstore_tail(joined + v * size, m, live)
+                    vstore(joined + v * size, m)
+                if full < w:
+                    m = vsplat(dtype, lanes, lowest)
+                    nan = vunordered(m, m)
+                    for r in range(tall):
+                        p = load("int64", listed + 8 * r) + full * size
+                        new = vload_tail(dtype, lanes, p, w - full)
+                        nan = vor(nan, vunordered(new, new))
+                        m = vmax(new, m)
+                    m = vselect(nan, vsplat(dtype, lanes, not_a_number), m)
+                    vstore_tail(joined + full * size, m, w - full)
             for unit in range(first, min(first + ROWS, end)):
                 joined = scratch + (unit - first) * strip
                 for j in range(0, ow, lanes):
@@ -91,7 +103,10 @@ def max_planes(step: int, side: int, lanes: int, dtype: str) -> Task:
                         m = vmax(new, m)
                     if vany(nan):
                         m = vselect(nan, vsplat(dtype, lanes, not_a_number), m)
-                    vstore_tail(y + (unit * ow + j) * size, m, ow - j)
+                    if j + lanes <= ow:
+                        vstore(y + (unit * ow + j) * size, m)
+                    else:
+                        vstore_tail(y + (unit * ow + j) * size, m, ow - j)
 
     return task
 
@@ -153,9 +168,8 @@ def argmax_planes(step: int, side: int, lanes: int, dtype: str, offset: str) -> 
 def mean_planes(step: int, side: int, lanes: int, dtype: str) -> Task:
     """Return the task that takes the means of some output rows.
 
-    Shapes   as `max_planes`, but -1 in rows is padding; scratch: `ROWS` strips and a row of
-             zeros; row_div (OH,), col_div
-             (pitch of OW): the factors of each window's divisor
+    Shapes   as `max_planes`, but -1 in rows is padding; scratch: a row of zeros behind the strips; row_div (OH,),
+             col_div (pitch of OW): the factors of each window's divisor
     Assumes  as `max_planes`
     Touches  writes its rows of y, and scratch
     """
@@ -168,20 +182,27 @@ def mean_planes(step: int, side: int, lanes: int, dtype: str) -> Task:
         zero = vsplat(dtype, lanes, load(dtype, ends))
         for p in range(0, (ROWS + 1) * strip, lanes * size):
             vstore(scratch + p, zero)
+        listed, full = scratch + (ROWS + 1) * strip, w - w % lanes
         end = min((i + 1) * per_task, units)
         for first in range(i * per_task, end, ROWS):
             for unit in range(first, min(first + ROWS, end)):
                 plane, under = x + unit // oh * x_plane, rows + unit % oh * tall * 8
                 joined = scratch + (unit - first) * strip + left * size
-                for v in range(0, w, lanes):
-                    live = w - v
+                for r in range(tall):
+                    row = load("int64", under + 8 * r)
+                    place = plane + row * x_row if row >= 0 else scratch + ROWS * strip
+                    store("int64", listed + 8 * r, place)
+                for v in range(0, full, lanes):
                     total = zero
                     for r in range(tall):
-                        row = load("int64", under + 8 * r)
-                        p = (plane + row * x_row if row >= 0 else scratch + ROWS * strip) + v * size
-                        new = vload(dtype, lanes, p) if live >= lanes else vload_tail(dtype, lanes, p, live)
-                        total = vadd(total, new)
-                    vstore_tail(joined + v * size, total, live)
+                        total = vadd(total, vload(dtype, lanes, load("int64", listed + 8 * r) + v * size))
+                    vstore(joined + v * size, total)
+                if full < w:
+                    total = zero
+                    for r in range(tall):
+                        p = load("int64", listed + 8 * r) + full * size
+                        total = vadd(total, vload_tail(dtype, lanes, p, w - full))
+                    vstore_tail(joined + full * size, total, w - full)
             for unit in range(first, min(first + ROWS, end)):
                 joined = scratch + (unit - first) * strip
                 down = vsplat(dtype, lanes, load(dtype, row_div + unit % oh * size))
@@ -191,7 +212,10 @@ def mean_planes(step: int, side: int, lanes: int, dtype: str) -> Task:
                         place = joined + j * step * size + s * col_step
                         total = vadd(total, vpick(dtype, lanes, step, place, taps + (s * pitch + j) * 8))
                     by = vmul(down, vload(dtype, lanes, col_div + j * size))
-                    vstore_tail(y + (unit * ow + j) * size, vdiv(total, by), ow - j)
+                    if j + lanes <= ow:
+                        vstore(y + (unit * ow + j) * size, vdiv(total, by))
+                    else:
+                        vstore_tail(y + (unit * ow + j) * size, vdiv(total, by), ow - j)
 
     return task
 

@@ -128,7 +128,7 @@ def _planes(
         kernel, [under, places * size, *extra], [units, per_task], [_ends(operation, dtype), width * size],
         [rows.out, cols.out, sizes.w, sizes.h * sizes.w * size, sizes.w * size, left, rows.taps, cols.taps],
         [cols.dilation * size if step else 0, pitch, rows.dilation, cols.dilation],
-        tasks=tasks, scratch=strips * width * size, cycles=cycles * units,
+        tasks=tasks, scratch=strips * width * size + 8 * rows.taps, cycles=cycles * units,
     )  # fmt: skip
 
 
