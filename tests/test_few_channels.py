@@ -23,6 +23,11 @@ WORDS = (
     "n1c1h40w176_o2k8x6_s1p3.4.2.3d1g1_nchw_f64_circular",
     "n1c3h33w97_o2k4x3_s2x1p1d3x2g1_nchw_f32_bias",
     "n1c4h30w64_o4k7x7_s1p3d1g4_nchw_f32_symmetric",
+    "n2c3h19w83_o1k5x5_s1p2d1g1_nhwc_f32_reflect_relu_bias_residual",
+    "n1c3h31w70_o3k3x3_s1p1d1g3_nhwc_f32_gelu_bias_residual",
+    "n1c2h23w48_o4k4x2_s2x1p3.1.2.5d2x3g2_nhwc_f64_circular_bias",
+    "n1c4h18w35_o4k3x6_s1p1.1.2.3d1g1_nhwc_i8",
+    "n1c1h14w33_o2k2x1_s1p0d1g1_nhwc_f32",
 )
 
 
@@ -51,8 +56,9 @@ def tiles_of(problem: Problem) -> list[Config]:
     found: dict[Config, None] = {}
     for config in FEW.configs(problem, HOST):
         found[config] = None
-        for in_place in (0, 1) if problem.stride[1] == 1 else (0,):
-            for stream in (0, 1) if problem.ow % line == 0 else (0,):
+        in_planes = problem.layout == "NCHW" and problem.stride[1] == 1
+        for in_place in (0, 1) if in_planes else (0,):
+            for stream in (0, 1) if in_planes and problem.ow % line == 0 else (0,):
                 found[config._replace(in_place=in_place, stream=stream)] = None
                 found[config._replace(rows=config.tile_rows * 2, in_place=in_place, stream=stream)] = None
     return list(found)
@@ -65,8 +71,9 @@ def test_every_setting_gives_the_same_bits(word: str) -> None:
     first = None
     for config in tiles_of(problem):
         _, work = prepared(FEW, problem, config, case)
+        x = np.ascontiguousarray(case.x, problem.compute_dtype)
         for elements in (0, 1, 5):
-            y = run(problem, work, case.x, case.residual, elements)
+            y = run(problem, work, x, case.residual, elements)
             if first is None:
                 judge(FEW, problem, y, expected, magnitude)
                 first = y

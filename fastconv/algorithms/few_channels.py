@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms import tiles
+from fastconv.algorithms.few_channels_pixels import few_channels_pixels
 from fastconv.algorithms.geometry import (
     Int64s,
     aligned_up,
@@ -187,6 +188,10 @@ class _Sizes:
         self.plane = sw * self.phase
         self.slack = 64
         self.scratch = self.channels * self.plane + self.slack
+        #: Where outputs wait to be put together to pixels.
+        self.outputs_at = aligned_up(problem.c * self.plane + self.slack, 64)
+        if _has_pixels(problem):
+            self.scratch = self.outputs_at + problem.o * config.tile_rows * self.width * self.size
 
     @property
     def unrolled(self) -> bool:
@@ -198,6 +203,17 @@ class _Sizes:
     def most_rows(self) -> int:
         """Most rows of a register tile whose tap rows are counted in loops: as many as there are of those."""
         return min(taps for _, _, taps in self.down.kernels())
+
+    @property
+    def taps(self) -> tuple[int, int]:
+        """Tap rows and columns of the register tile; 0 where they are counted at run time."""
+        return (self.down.taps, self.across.taps) if self.unrolled else (0, 0)
+
+    def weight_steps(self, problem: Problem) -> tuple[int, int, int, int]:
+        """Return the bytes from one kernel, row of taps, tap, and pixel under a tap to the next."""
+        row = self.down.phases * problem.kw * self.size
+        kernel = self.channels * problem.taps * self.size
+        return kernel, row, self.across.phases * self.size, self.across.apart * self.size
 
     def table(self, plane: int, phase: int, row: int) -> Int64s:
         """Return the items of `rows_tile` for an image of these strides: of channels, of column phases, of rows."""
@@ -226,8 +242,11 @@ class FewChannels(Algorithm[Config]):
         """Refuse many channels, and pixels of several channels side by side."""
         if problem.c_per_group > MOST_CHANNELS:
             return f"needs at most {MOST_CHANNELS} input channels per group, got {problem.c_per_group}"
-        if problem.layout == "NHWC" and (problem.c > 1 or problem.o > 1):
-            return f"needs layout NCHW or one channel in and out, got NHWC with {problem.c} and {problem.o}"
+        if _has_pixels(problem) and (max(problem.c, problem.o) > MOST_CHANNELS or problem.stride[1] > 1):
+            return (
+                f"needs in layout NHWC at most {MOST_CHANNELS} channels in and out and a column stride of 1, "
+                f"got {problem.c}, {problem.o} and {problem.stride[1]}"
+            )
         return None
 
     def configs(self, problem: Problem, machine: Machine) -> tuple[Config, ...]:
@@ -236,7 +255,7 @@ class FewChannels(Algorithm[Config]):
         s = _Sizes(problem, Config(1, 1, 1, 0), lanes)
         choices: dict[Config, None] = {}
         for tile in _tiles(machine, s):
-            for in_place in (1, 0) if problem.stride[1] == 1 else (0,):
+            for in_place in (0,) if problem.stride[1] > 1 or _has_pixels(problem) else (1, 0):
                 rows = self._rows(problem, machine, tile, in_place, lanes)
                 stream = int(in_place == 1 and _streams(problem, machine, lanes))
                 choices[Config(*tile, rows, in_place, stream)] = None
@@ -253,8 +272,9 @@ class FewChannels(Algorithm[Config]):
             # Ctrl-C is felt between tasks.
             most = min(most, 64)
         else:
-            per_row = s.channels * s.pitch * s.size * problem.stride[1] * problem.stride[0]
-            most = min(most, max(1, (machine.l2_bytes // 2 - s.scratch) // max(per_row, 1)))
+            channels = problem.c if _has_pixels(problem) else s.channels
+            per_row = channels * s.pitch * s.size * problem.stride[1] * problem.stride[0]
+            most = min(most, max(1, (machine.l2_bytes // 2 - s.scratch) // per_row))
         return min(aligned_up(max(most, 1), turn), aligned_up(problem.oh, turn))
 
     def cost(self, problem: Problem, machine: Machine, config: Config) -> float:
@@ -272,7 +292,6 @@ class FewChannels(Algorithm[Config]):
         if not machine.fma:
             products *= 2
         stores = 1.5 * config.tile_rows * config.nv + 25.0
-        tile = s.channels * max(products, loads) / 2 * 1.1 + stores
         count = problem.n * problem.o * down * across
         moved = (problem.x_bytes + 2 * problem.y_bytes) / tiles.FAR_RATE
         if problem.x_bytes + problem.y_bytes < machine.l2_bytes:
@@ -287,6 +306,10 @@ class FewChannels(Algorithm[Config]):
         else:
             rate = 12.0 if problem.stride[1] == 1 else 3.0
             packed = tasks * s.strip_rows * problem.stride[1] * (s.pitch * s.size / rate + 15)
+        if _has_pixels(problem):
+            stores += 4.0 * config.tile_rows * config.nv
+            packed *= problem.groups
+        tile = s.channels * max(products, loads) / 2 * 1.1 + stores
         cycles = tile * count + packed * s.channels
         return tiles.seconds(problem, max(cycles, moved) + 0.3 * min(cycles, moved), tasks)
 
@@ -299,47 +322,77 @@ class FewChannels(Algorithm[Config]):
         return _Sizes(problem, config, machine.lanes(problem.compute_dtype)).scratch * problem.threads
 
     def layout(self, problem: Problem, machine: Machine, config: Config) -> Layout:
-        """Lay out the items for the image itself and for what is packed."""
-        lanes = machine.lanes(problem.compute_dtype)
-        s = _Sizes(problem, config, lanes)
-        (sh, sw), (top, _, left, _) = problem.stride, problem.padding
-        k = s.channels * problem.taps
-        index = np.arange(k, dtype=np.int64)
-        weights = WeightLayout(problem.compute_dtype, problem.groups, s.per_group, k, 1, index)
-        x_row, y_row = problem.w * s.size, problem.ow * s.size
-        x_plane, y_plane = problem.h * x_row, problem.oh * y_row
-        near = s.table(x_plane, 0, x_row)
-        strip = s.table(s.plane, s.phase, s.pitch * s.size)
-        blocks = -(-problem.oh // config.rows)
-        rows_in = row_map(problem, blocks * config.rows * sh + s.strip_rows)
-        cols_in = column_map(problem, aligned_up(problem.ow + lanes, s.width) * sw + s.pitch * sw)
-        values = context(
-            *(address(array) for array in (near, strip)),
-            len(strip),
-            *(address(array) for array in (rows_in, cols_in)),
-            *(problem.groups, blocks, config.rows, problem.oh, problem.ow, problem.h, problem.w),
-            *(s.channels, s.per_group, sh, top, left, min(problem.w, s.pitch * sw - left), s.down.apart),
-            *(s.window_rows, s.window_cols, k * s.size, s.down.phases * problem.kw * s.size),
-            *(s.across.phases * s.size, s.across.apart * s.size),
-            *(x_row, x_plane, problem.c * x_plane, s.down.step * x_row, y_row, y_plane, problem.o * y_plane),
-            *(s.pitch, s.plane, s.down.step * s.pitch * s.size),
-            *(sw, s.strip_rows, s.slack, config.stream),
-        )
-        kh, kw = (problem.kh, problem.kw) if s.unrolled else (0, 0)
-        kernel = few_channels(
-            config.tile_rows,
-            config.nv,
-            kh,
-            kw,
-            config.in_place,
-            lanes,
-            problem.compute_dtype,
-            problem.activation,
-        )
-        count = problem.n * problem.groups * blocks
+        """Lay out the items, for the image itself and for what is packed; take the form by the layout of the image."""
+        s = _Sizes(problem, config, machine.lanes(problem.compute_dtype))
         seconds = self.cost(problem, machine, config) * problem.threads
-        keep = (near, strip, rows_in, cols_in)
-        return Layout(kernel, values, count, s.scratch, seconds, weights, pads_with_zeros(problem), keep)
+        build = _pixels if _has_pixels(problem) else _planes
+        return build(problem, config, machine.lanes(problem.compute_dtype), s, seconds)
+
+
+def _has_pixels(problem: Problem) -> bool:
+    """Tell whether channels lie side by side: one in and one out are a plane in either layout."""
+    return problem.layout == "NHWC" and (problem.c > 1 or problem.o > 1)
+
+
+def _planes(problem: Problem, config: Config, lanes: int, s: _Sizes, seconds: float) -> Layout:
+    (sh, sw), (top, _, left, _) = problem.stride, problem.padding
+    x_row, y_row = problem.w * s.size, problem.ow * s.size
+    x_plane, y_plane = problem.h * x_row, problem.oh * y_row
+    near = s.table(x_plane, 0, x_row)
+    strip = s.table(s.plane, s.phase, s.pitch * s.size)
+    blocks = -(-problem.oh // config.rows)
+    rows_in = row_map(problem, blocks * config.rows * sh + s.strip_rows)
+    cols_in = column_map(problem, aligned_up(problem.ow + lanes, s.width) * sw + s.pitch * sw)
+    values = context(
+        *(address(array) for array in (near, strip)),
+        len(strip),
+        *(address(array) for array in (rows_in, cols_in)),
+        *(problem.groups, blocks, config.rows, problem.oh, problem.ow, problem.h, problem.w),
+        *(s.channels, s.per_group, sh, top, left, min(problem.w, s.pitch * sw - left), s.down.apart),
+        *(s.window_rows, s.window_cols, *s.weight_steps(problem)),
+        *(x_row, x_plane, problem.c * x_plane, s.down.step * x_row, y_row, y_plane, problem.o * y_plane),
+        *(s.pitch, s.plane, s.down.step * s.pitch * s.size),
+        *(sw, s.strip_rows, s.slack, config.stream),
+    )
+    tile = (config.tile_rows, config.nv, *s.taps)
+    kernel = few_channels(*tile, config.in_place, lanes, problem.compute_dtype, problem.activation)
+    count = problem.n * problem.groups * blocks
+    keep = (near, strip, rows_in, cols_in)
+    return Layout(
+        kernel, values, count, s.scratch, seconds, _weights(problem), pads_with_zeros(problem), keep
+    )
+
+
+def _pixels(problem: Problem, config: Config, lanes: int, s: _Sizes, seconds: float) -> Layout:
+    sh = problem.stride[0]
+    strip = s.table(s.plane, s.phase, s.pitch * s.size)
+    blocks = -(-problem.oh // config.rows)
+    rows_in = row_map(problem, blocks * config.rows * sh + s.strip_rows)
+    cols_in = column_map(problem, s.pitch)
+    x_row = problem.w * problem.c * s.size
+    values = context(
+        address(strip),
+        len(strip),
+        *(address(array) for array in (rows_in, cols_in)),
+        *(blocks, config.rows, problem.oh, problem.ow, problem.w),
+        *(s.channels, s.per_group, sh, problem.padding[2], s.down.apart, *s.weight_steps(problem)),
+        *(x_row, problem.h * x_row, problem.ow * problem.o * s.size, s.pitch, s.plane),
+        *(s.down.step * s.pitch * s.size, s.strip_rows, s.outputs_at),
+    )
+    tile = (config.tile_rows, config.nv, *s.taps, problem.c, problem.o)
+    kernel = few_channels_pixels(*tile, lanes, problem.compute_dtype, problem.activation)
+    keep = (strip, rows_in, cols_in)
+    count = problem.n * blocks
+    return Layout(
+        kernel, values, count, s.scratch, seconds, _weights(problem), pads_with_zeros(problem), keep
+    )
+
+
+def _weights(problem: Problem) -> WeightLayout:
+    """Return weights as they come: one output channel after the other."""
+    k = problem.c_per_group * problem.taps
+    index = np.arange(k, dtype=np.int64)
+    return WeightLayout(problem.compute_dtype, problem.groups, problem.o_per_group, k, 1, index)
 
 
 def _tiles(machine: Machine, s: _Sizes) -> list[tiles.Tile]:

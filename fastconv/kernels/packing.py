@@ -248,6 +248,27 @@ def pack_planes(
 
 
 @device
+def split_columns(
+    source: int, line: int, plane: int, channels: int, start: int, stop: int, col_map: int, size: int
+) -> None:
+    """Take padded columns `start` ... `stop` - 1 of one row of an NHWC image apart into planes, one by one.
+
+    Shapes   source: pixels of `channels` elements of `size` bytes; line: the padded row of the first channel, the
+             others `plane` bytes on
+    Assumes  -1 in the map means zero
+    Touches  writes those columns
+    """
+    for q in range(start, stop):
+        place = load("int64", col_map + 8 * q)
+        for c in range(channels):
+            to, at = line + c * plane + q * size, source + (place * channels + c) * size
+            if size == 4:
+                store("int32", to, load("int32", at) if place >= 0 else np.int32(0))
+            else:
+                store("int64", to, load("int64", at) if place >= 0 else np.int64(0))
+
+
+@device
 def write_segments(
     target: int, position: int, lanes: int, pitch: int, width: int, rows: int, y_row: int, size: int
 ) -> int:
