@@ -188,3 +188,20 @@ def test_a_residual_in_place_survives_what_is_not_finite(layout: str) -> None:
     y = fastconv.conv2d(x, w, residual=held, out=held, algorithm="split_bfloat16", **words)
     assert y is held
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+
+
+@needs_unit
+@pytest.mark.parametrize("channels", [24, 32, 64, 96])
+@pytest.mark.parametrize("kind", ["normal", "uniform", "relu"])
+def test_largest_error_of_class_standard(channels: int, kind: str) -> None:
+    """Of short sums none stands out, so their errors count most beside the largest output."""
+    rng = np.random.default_rng(channels)
+    shape = (1, 56, 56, channels)
+    x = rng.uniform(-1, 1, shape) if kind == "uniform" else rng.standard_normal(shape)
+    x = np.maximum(x, 0) if kind == "relu" else x
+    w = rng.standard_normal((192, channels))
+    x, w = x.astype(np.float32), w.astype(np.float32)
+    y = fastconv.conv2d(x, w[:, :, None, None], layout="NHWC", algorithm="split_bfloat16")
+    expected = x.astype(np.float64) @ w.T.astype(np.float64)
+    assert np.abs(y - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert np.linalg.norm(y - expected) <= 5e-6 * np.linalg.norm(expected)
