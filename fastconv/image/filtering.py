@@ -1,0 +1,279 @@
+"""Filters of photographs in the words of ``scipy.ndimage``: any kernel, slopes, and images with missing pixels."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fastconv import arguments, arrays
+from fastconv.image.bank import kernel as bank_kernel
+from fastconv.image.borders import NDIMAGE_MODES, Border
+from fastconv.image.strips import Finish, filtered
+from fastconv.problem import one_of
+
+Array = npt.NDArray[Any]
+
+#: Axes of images: rows H, columns W, channels C, several images N.
+IMAGE_LAYOUTS = ("HW", "HWC", "NHW", "NHWC", "CHW", "NCHW")
+_LAYOUT_OF_RANK = {2: "HW", 3: "HWC", 4: "NHWC"}
+#: Pairs of slopes that `gradient` knows.
+SLOPES = ("sobel", "prewitt", "scharr")
+
+
+class Gradient(NamedTuple):
+    """Steepness of an image, and the direction in which it gets brighter: radians, 0 to the right, pi / 2 down."""
+
+    magnitude: Any
+    direction: Any
+
+
+def filter2d(
+    image: Any,
+    kernel: Any,
+    mode: str = "reflect",
+    cval: float = 0.0,
+    origin: int | tuple[int, int] = 0,
+    *,
+    layout: str | None = None,
+    dtype: npt.DTypeLike | None = None,
+    ignore_nan: bool = False,
+    accuracy: str = "standard",
+    threads: int | None = None,
+) -> Any:
+    """Correlate each channel of an image with a kernel, as ``scipy.ndimage.correlate`` and OpenCV's ``filter2D`` do.
+
+    Parameters
+    ----------
+    image : array, shape (H, W), (H, W, C) or (N, H, W, C), or as `layout` says
+        Of integers up to 32 bits, or floating. What is no float64 and no wider than 16 bits is computed in float32.
+    kernel : array, shape (rows, columns), or str
+        Laid on the image as it is printed; a name of the kernel bank stands for that kernel with its defaults.
+    mode : str
+        What stands around the image, in SciPy's words: of a b c d, "reflect" continues d d c b | a, "mirror"
+        d c b | a, "nearest" d d, "wrap" a b, "constant" `cval`. "grid-mirror", "grid-wrap" and "grid-constant" are
+        other words for "reflect", "wrap" and "constant". Borders may be wider than the image.
+    cval : float
+        For mode "constant".
+    origin : int or (rows, columns)
+        Moves the kernel: its pixel ``size // 2 + origin`` lies on the pixel that is computed.
+    layout : {"HW", "HWC", "NHW", "NHWC", "CHW", "NCHW"}, optional
+        Axes of `image`. Default: "HW", "HWC" or "NHWC", by the number of axes.
+    dtype : dtype, optional
+        Of the result; default that of `image`. Integers are rounded to the nearest, halves to even, and what is out
+        of range becomes the least or the largest value, as in OpenCV.
+    ignore_nan : bool
+        Leave pixels that are NaN out and scale the weights over the others up to the sum of all: of a constant image
+        with holes a box or Gaussian makes the constant. NaN remains where no weight is left. The kernel's sum must
+        not be 0.
+    accuracy, threads
+        As for `fastconv.conv2d`. Kernels that are a column times a row are taken apart unless "strict".
+
+    Returns
+    -------
+    array
+        Of the shape of `image`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When an argument is of a wrong kind, or a value breaks a rule.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import image
+    >>> photo = np.array([[10, 20, 40], [10, 20, 40]], np.uint8)
+    >>> image.filter2d(photo, "sobel_x").tolist()
+    [[40, 120, 80], [40, 120, 80]]
+    >>> image.filter2d(photo, np.ones((1, 3)) / 3, mode="constant", cval=10).tolist()
+    [[13, 23, 23], [13, 23, 23]]
+    """
+    pixels, order = _pixels(image, layout)
+    weights = _weights(kernel)
+    kind = arrays.supported("image", pixels.dtype) if dtype is None else _result_dtype(dtype)
+    border = _border(mode, cval, origin, weights.shape)
+    compute = _compute_dtype(pixels.dtype)
+    words = {"accuracy": accuracy, "threads": threads}
+    if arguments.flag("ignore_nan", ignore_nan) and pixels.dtype.kind == "f":
+        y = _without_nan(pixels, weights, border, compute, words)
+        y = _rounded_to(kind)(y) if kind.kind in "iu" else y
+        y = y.astype(kind, copy=False)
+    else:
+        y = filtered(pixels, weights[None].astype(compute), border, kind, _rounded_to(kind), **words)
+    return arrays.give_back(_as_given(y, order), image)
+
+
+def gradient(
+    image: Any,
+    kernel: str = "sobel",
+    mode: str = "reflect",
+    cval: float = 0.0,
+    *,
+    layout: str | None = None,
+    dtype: npt.DTypeLike | None = None,
+    direction: bool = True,
+    accuracy: str = "standard",
+    threads: int | None = None,
+) -> Gradient:
+    """Return the steepness of an image, ``sqrt(gx^2 + gy^2)``, and its direction, ``atan2(gy, gx)``.
+
+    Parameters
+    ----------
+    image, mode, cval, layout, accuracy, threads
+        As for `filter2d`.
+    kernel : {"sobel", "prewitt", "scharr"}
+        The pair of kernels; not scaled.
+    dtype : dtype, optional
+        Of the magnitude; default the floating type that is computed in. Integers are rounded and limited as in
+        `filter2d`.
+    direction : bool
+        Whether to compute the direction too; it takes several times as long as the magnitude.
+
+    Returns
+    -------
+    Gradient
+        `direction` is None when it was not asked for.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import image
+    >>> down = np.repeat(np.arange(5.0)[:, None], 5, axis=1)
+    >>> found = image.gradient(down)
+    >>> found.magnitude[2, 2].item(), round(found.direction[2, 2].item(), 4)
+    (8.0, 1.5708)
+    """
+    name = one_of("kernel", kernel, SLOPES)
+    pixels, order = _pixels(image, layout)
+    compute = _compute_dtype(pixels.dtype)
+    pair = np.stack([bank_kernel(f"{name}_x"), bank_kernel(f"{name}_y")]).astype(compute)
+    kind = compute if dtype is None else _result_dtype(dtype)
+    border = _border(mode, cval, 0, pair.shape[1:])
+    words = {"accuracy": accuracy, "threads": threads}
+    rounded = _rounded_to(kind)
+
+    def magnitude(slopes: Array) -> Array:
+        np.multiply(slopes, slopes, out=slopes)
+        total = np.add(slopes[0], slopes[1], out=slopes[0])
+        return rounded(np.sqrt(total, out=total))
+
+    def angle(slopes: Array) -> Array:
+        np.arctan2(slopes[1], slopes[0], out=slopes[0])
+        return slopes[0]
+
+    steepness = filtered(pixels, pair, border, kind, magnitude, **words)
+    angles = None
+    if arguments.flag("direction", direction):
+        turned = _as_given(filtered(pixels, pair, border, compute, angle, **words), order)
+        angles = arrays.give_back(turned, image)
+    return Gradient(arrays.give_back(_as_given(steepness, order), image), angles)
+
+
+def _pixels(image: Any, layout: str | None) -> tuple[Array, str]:
+    """Return the images as (N, H, W, C), a view, and the order of axes they had."""
+    array = arrays.view("image", image)
+    if layout is None:
+        if array.ndim not in _LAYOUT_OF_RANK:
+            raise ValueError(f"image must have 2, 3 or 4 axes, got {array.ndim}: {array.shape}")
+        order = _LAYOUT_OF_RANK[array.ndim]
+    else:
+        order = one_of("layout", layout, IMAGE_LAYOUTS)
+        if array.ndim != len(order):
+            raise ValueError(
+                f"image must have {len(order)} axes for layout={order!r}, got {array.ndim}: {array.shape}"
+            )
+    for letter, what in (("H", "rows"), ("W", "columns"), ("C", "channels")):
+        if letter in order and array.shape[order.index(letter)] == 0:
+            raise ValueError(f"image must have at least one of each, got 0 {what} in {array.shape} ({order})")
+    whole = array.transpose([order.index(letter) for letter in "NHWC" if letter in order])
+    missing = tuple(axis for axis, letter in enumerate("NHWC") if letter not in order)
+    return np.expand_dims(whole, missing), order
+
+
+def _as_given(y: Array, order: str) -> Array:
+    kept = [letter for letter in "NHWC" if letter in order]
+    y = y.reshape([size for letter, size in zip("NHWC", y.shape, strict=True) if letter in order])
+    return np.ascontiguousarray(y.transpose([kept.index(letter) for letter in order]))
+
+
+def _weights(kernel: Any) -> Array:
+    if isinstance(kernel, str):
+        return bank_kernel(kernel)
+    weights = np.asarray(kernel)
+    if weights.dtype.kind not in "fiu":
+        raise TypeError(
+            f"kernel must be real numbers, or a name of the kernel bank, got {weights.dtype.name}"
+        )
+    if weights.ndim != 2 or weights.size == 0:
+        raise ValueError(f"kernel must have 2 axes and at least one weight, got shape {weights.shape}")
+    return weights.astype(np.float64)
+
+
+def _result_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    return arrays.supported("dtype", np.dtype(dtype))
+
+
+def _compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return float32 for what it holds exactly."""
+    return np.dtype(np.float32 if dtype.itemsize <= 2 or dtype == np.float32 else np.float64)
+
+
+def _border(mode: str, cval: float, origin: Any, kernel: tuple[int, ...]) -> Border:
+    word = NDIMAGE_MODES[one_of("mode", mode, tuple(NDIMAGE_MODES))]
+    shifts = origin if isinstance(origin, tuple | list) else (origin, origin)
+    if len(shifts) != 2:
+        raise ValueError(f"origin must be an int or a pair (rows, columns), got {origin!r}")
+    ends: list[int] = []
+    for size, shift in zip(kernel, shifts, strict=True):
+        before = size // 2 + arguments.integer("origin", shift)
+        if not 0 <= before < size:
+            raise ValueError(
+                f"origin must keep its pixel inside the kernel, from {-(size // 2)} to {(size - 1) // 2} for a size "
+                f"of {size}, got {shift}"
+            )
+        ends += [before, size - 1 - before]
+    return Border(word, cval, *ends)
+
+
+def _rounded_to(dtype: np.dtype[Any]) -> Finish:
+    """Return what makes sums ready to be stored as `dtype`."""
+    if dtype.kind == "f":
+        return lambda sums: sums
+    limits = np.iinfo(dtype)
+    wide = dtype.itemsize > 2
+
+    def rounded(sums: Array) -> Array:
+        # float32 cannot hold the largest of 32 bits; float64 holds them all, and of 64 bits those that it can.
+        exact = sums.astype(np.float64) if wide and sums.dtype != np.float64 else sums
+        np.rint(exact, out=exact)
+        most = np.nextafter(2.0**63, 0) if dtype.itemsize == 8 else limits.max
+        return np.clip(exact, limits.min, most, out=exact)
+
+    return rounded
+
+
+def _without_nan(
+    pixels: Array, weights: Array, border: Border, compute: np.dtype[Any], words: dict[str, Any]
+) -> Array:
+    total = weights.sum()
+    if abs(total) <= np.finfo(np.float64).eps * weights.size * np.abs(weights).sum():
+        raise ValueError(
+            f"ignore_nan=True scales weights to their sum, which must not be 0, got {total}; fill the gaps first"
+        )
+    missing = np.isnan(pixels)
+    kernels = weights[None].astype(compute)
+
+    def run(image: Array, value: float) -> Array:
+        # The sums over what is left are differences of zeros when nothing is left: not by Fourier transforms.
+        exact = words | {"accuracy": "strict"}
+        return filtered(image, kernels, border._replace(value=value), compute, lambda sums: sums, **exact)
+
+    outside_missing = bool(np.isnan(border.value))
+    sums = run(np.where(missing, 0, pixels).astype(compute), 0.0 if outside_missing else border.value)
+    left = run((~missing).astype(compute), 0.0 if outside_missing else 1.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        y: Array = sums * (total.astype(compute) / left)
+    y[left == 0] = np.nan
+    return y

@@ -1,0 +1,126 @@
+"""Images through the engine in strips of rows that stay in cache: padded, converted, convolved, rounded, stored.
+
+Channels stand side by side in each row and stay there: to a kernel with ``dilation=(1, channels)`` the row is one
+channel, so nothing is transposed. Strips have the same rows for any number of threads, and so have the bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import fastconv
+from fastconv.algorithms.interface import WeightsDoNotFitError, WeightsNotFiniteError
+from fastconv.algorithms.separable import column_and_row
+from fastconv.image.borders import Border, Indices, sources
+
+Array = npt.NDArray[Any]
+#: Takes the results of all kernels for some rows, shape (kernels, rows, columns * channels), gives what is stored.
+Finish = Callable[[Array], Array]
+
+#: Bytes of a padded strip in the compute dtype, halo not counted: half of a common L2 cache.
+STRIP_BYTES = 1 << 20
+#: A strip has at least this many times the rows of its halo, so that little is converted twice.
+LEAST_HALOS = 1.0
+#: Taps from which a column and a row, one after the other, are faster than the whole kernel.
+SEPARABLE_TAPS = 49
+#: Kernels so large that the engine goes through Fourier transforms, which want tall strips.
+TALL_TAPS = 200
+
+
+def filtered(
+    images: Array, kernels: Array, border: Border, dtype: npt.DTypeLike, finish: Finish, **words: Any
+) -> Array:
+    """Correlate images with kernels.
+
+    Parameters
+    ----------
+    images : ndarray, shape (N, H, W, C)
+    kernels : ndarray, shape (kernels, kh, kw)
+        Of the dtype to compute in.
+    border : Border
+    dtype : dtype
+        Of the result.
+    finish : callable
+        What is done with each strip while it is in cache.
+    **words
+        `accuracy` and `threads` of `fastconv.plan`.
+
+    Returns
+    -------
+    ndarray, shape (N, OH, OW, C)
+    """
+    count, height, width, channels = images.shape
+    _, kh, kw = kernels.shape
+    rows = sources(border.word, height, border.top, border.bottom)
+    columns = sources(border.word, width, border.left, border.right)
+    oh, ow = len(rows) - kh + 1, len(columns) - kw + 1
+    result = np.empty((count, oh, ow, channels), dtype)
+    if result.size == 0:
+        return result
+    passes = _passes(kernels, channels)
+    tall = len(passes) == 1 and kh * kw >= TALL_TAPS
+    step = _step(len(columns) * channels * kernels.itemsize, kh, tall)
+    buffer = np.empty((min(step, oh) + kh - 1, len(columns), channels), kernels.dtype)
+    plans: dict[int, list[Any]] = {}
+    for image, target in zip(images, result, strict=True):
+        for first in range(0, oh, step):
+            live = min(step, oh - first)
+            strip = buffer[: live + kh - 1]
+            _fill(strip, image, rows[first : first + len(strip)], columns, border)
+            if live not in plans:
+                plans[live] = _planned(strip, passes, channels, words)
+            y = strip.reshape(1, 1, len(strip), -1)
+            for plan in plans[live]:
+                y = plan(y)
+            done = finish(y[0]).reshape(live, ow, channels)
+            np.copyto(target[first : first + live], done, casting="unsafe")
+    return result
+
+
+def _step(line_bytes: int, kh: int, tall: bool) -> int:
+    if tall:
+        return max(1, (64 * STRIP_BYTES) // line_bytes, 4 * kh)
+    return max(1, STRIP_BYTES // line_bytes, int(LEAST_HALOS * (kh - 1)))
+
+
+def _passes(kernels: Array, channels: int) -> list[Array]:
+    """Return what is to be applied one after the other; of one channel, the engine itself looks for factors."""
+    count, kh, kw = kernels.shape
+    whole = kernels[:, None]
+    if count > 1 or channels == 1 or kernels.dtype.kind != "f" or kh * kw < SEPARABLE_TAPS or 1 in (kh, kw):
+        return [whole]
+    try:
+        factors = column_and_row(whole)[0]
+    except (WeightsDoNotFitError, WeightsNotFiniteError):
+        return [whole]
+    return [factors[:kh].reshape(1, 1, kh, 1), factors[kh:].reshape(1, 1, 1, kw)]
+
+
+def _planned(strip: Array, passes: list[Array], channels: int, words: dict[str, Any]) -> list[Any]:
+    shape: tuple[int, ...] = (1, 1, len(strip), strip[0].size)
+    plans = []
+    for weights in passes:
+        plans.append(fastconv.plan(shape, weights, dilation=(1, channels), **words))
+        shape = fastconv.conv_output_shape(shape, weights.shape, dilation=(1, channels))
+    return plans
+
+
+def _fill(strip: Array, image: Array, rows: Indices, columns: Indices, border: Border) -> None:
+    """Copy rows of the image into the strip, in the dtype of the strip, with what stands around them."""
+    left, right = border.left, len(columns) - border.right
+    body = strip[:, left:right]
+    whole = rows[0] >= 0 and rows[-1] - rows[0] == len(rows) - 1 and bool((np.diff(rows) == 1).all())
+    source = image[rows[0] : rows[-1] + 1] if whole else image[rows]
+    np.copyto(body, source, casting="unsafe")
+    for part in (slice(0, left), slice(right, None)):
+        wanted = columns[part]
+        if border.word == "zeros":
+            strip[:, part] = border.value
+        elif len(wanted):
+            strip[:, part] = body[:, wanted]
+    if border.word == "zeros" and not whole:
+        strip[rows < 0] = border.value
