@@ -150,7 +150,10 @@ def test_infinite_weights_do_not_leak_out_of_the_padding(weight_layout: str) -> 
 @pytest.mark.parametrize("weight_layout", WEIGHT_LAYOUTS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("regions", [None, (2, 2)], ids=str)
-def test_ways_to_give_and_take_arrays(regions: Any, layout: str, weight_layout: str) -> None:
+def test_ways_to_give_and_take_arrays(
+    regions: Any, layout: str, weight_layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastconv.runtime.launcher.PARALLEL_SECONDS", 0.0)
     x, w = numbers((2, 8, 17, 18), "float32"), numbers((9, 8, 3, 3, *(regions or (17, 18))), "float32", 1)
     given, kernels = as_layout(x, layout), as_weights(w, weight_layout)
     words: dict[str, Any] = {

@@ -241,6 +241,24 @@ def test_error_of_means(layout: str) -> None:
         assert (error <= (terms + 2) * eps / 2 * np.abs(x).mean()).all()
 
 
+def test_places_of_taps_that_are_far_apart() -> None:
+    """Taps 2**28 rows apart, all but one in the padding: their distance in pixels needs 64 bits."""
+    x = images((1, 2, 4, 16), "float32")
+    for layout in LAYOUTS:
+        y, places = fastconv.max_pool2d(
+            as_layout(x, layout),
+            (2, 1),
+            1,
+            ((0, 2**28), (0, 0)),
+            (2**28, 1),
+            return_indices=True,
+            layout=layout,
+        )
+        np.testing.assert_array_equal(as_nchw(y, layout), x)
+        numbers = np.broadcast_to(np.arange(64).reshape(1, 1, 4, 16), x.shape)
+        np.testing.assert_array_equal(as_nchw(places, layout), numbers)
+
+
 def test_divisor_override() -> None:
     x = images((2, 3, 9, 9), "float32")
     for layout in LAYOUTS:
@@ -278,7 +296,8 @@ def as_tuple(result: Any) -> tuple[Array, ...]:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", OPERATORS)
-def test_ways_to_give_and_take_arrays(name: str, layout: str) -> None:
+def test_ways_to_give_and_take_arrays(name: str, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastconv.runtime.launcher.PARALLEL_SECONDS", 0.0)
     operator = OPERATORS[name]
     x = images((2, 40, 21, 22), "float32")
     given = as_layout(x, layout)

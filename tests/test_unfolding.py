@@ -111,7 +111,8 @@ def test_product_with_the_matrix_is_convolution() -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_ways_to_give_and_take_arrays(layout: str) -> None:
+def test_ways_to_give_and_take_arrays(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastconv.runtime.launcher.PARALLEL_SECONDS", 0.0)
     x = as_layout(numbers((2, 40, 21, 22), "float32"), layout)
     columns = fastconv.im2col(x, 3, 2, "same", layout=layout)
     images = fastconv.col2im(columns, (21, 22), 3, 2, "same", layout=layout)

@@ -85,6 +85,7 @@ def _pixels(
         [rows.out, cols.out, sizes.c, sizes.h * sizes.w * pixel, sizes.w * pixel, pixel],
         [rows.dilation * sizes.w * pixel, cols.dilation * pixel],
         tasks=tasks, scratch=0, cycles=cycles * lines * splits,
+        moved=_moved(sizes, rows, cols) * size,
     )  # fmt: skip
 
 
@@ -129,6 +130,7 @@ def _planes(
         [rows.out, cols.out, sizes.w, sizes.h * sizes.w * size, sizes.w * size, left, rows.taps, cols.taps],
         [cols.dilation * size if step else 0, pitch, rows.dilation, cols.dilation],
         tasks=tasks, scratch=strips * width * size + 8 * rows.taps, cycles=cycles * units,
+        moved=_moved(sizes, rows, cols) * size,
     )  # fmt: skip
 
 
@@ -141,8 +143,19 @@ def _whole_planes(operation: str, sizes: Sizes, dtype: np.dtype[Any], divisors: 
     ends = np.append(_ends(operation, dtype), divisors[0][0] * divisors[1][0]).astype(dtype)
     kernel = pool_planes.reduce_planes("sum" if operation == "mean" else "max", lanes, dtype.name)
     return running.work(
-        kernel, [ends], [units, per_task, pixels], tasks=tasks, scratch=0, cycles=cycles * units
+        kernel,
+        [ends],
+        [units, per_task, pixels],
+        tasks=tasks,
+        scratch=0,
+        cycles=cycles * units,
+        moved=units * pixels * dtype.itemsize,
     )
+
+
+def _moved(sizes: Sizes, rows: Windows, cols: Windows) -> int:
+    """Return how many elements are read and written."""
+    return sizes.n * sizes.c * (sizes.h * sizes.w + rows.out * cols.out)
 
 
 def _padded(values: Array, count: int) -> Array:

@@ -176,7 +176,14 @@ def _unfold_work(problem: Problem, layout: str, dtype: np.dtype[Any]) -> Work:
         units, cycles = p.n * p.oh, p.ow * p.kh * (20.0 + p.kw * p.c * size / 12)
     per_task, tasks = running.chunks(units, cycles)
     return running.work(
-        kernel, maps, [units, per_task, p.kh, p.kw, p.oh], last, tasks=tasks, scratch=0, cycles=cycles * units
+        kernel,
+        maps,
+        [units, per_task, p.kh, p.kw, p.oh],
+        last,
+        tasks=tasks,
+        scratch=0,
+        cycles=cycles * units,
+        moved=p.x_bytes + p.n * p.c * p.taps * p.oh * p.ow * size,
     )
 
 
@@ -259,6 +266,7 @@ def _fold_planes(p: Problem, dtype: np.dtype[Any]) -> Work:
         column_kernels.fold_planes(lanes, dtype.name), [_lists(rows, p.kh), _lists(taps, 2 * p.kw), places],
         [units, per_task, p.kh, p.kw, p.h, p.w, p.ow, sw, left, pitch, p.taps * pixels * size],
         tasks=tasks, scratch=sw * pitch * size, cycles=cycles * units,
+        moved=p.x_bytes + p.n * p.c * p.taps * pixels * size,
     )  # fmt: skip
 
 
@@ -279,5 +287,5 @@ def _fold_pixels(p: Problem, dtype: np.dtype[Any]) -> Work:
     return running.work(
         column_kernels.fold_pixels(lanes, dtype.name), [_lists(rows, p.kh), _lists(cols, p.kw)],
         [units, per_task, p.kh, p.kw, p.h, p.w, p.c, p.oh * p.ow * window],
-        tasks=tasks, scratch=0, cycles=cycles * units,
+        tasks=tasks, scratch=0, cycles=cycles * units, moved=p.x_bytes + p.n * p.oh * p.ow * window,
     )  # fmt: skip
