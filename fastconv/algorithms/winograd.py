@@ -30,12 +30,12 @@ from fastconv.machine import Machine
 from fastconv.problem import Problem
 
 #: Bytes per cycle of transformed weights that stream from L3, and from memory, while products are computed (measured:
-#: 38 MB at 7.5, 105 MB at 5.5, 236 MB at 4).
-L3_WEIGHT_RATE, WEIGHT_RATE = 7.5, 4.5
+#: 38 MB at 6.5 to 7.5, 105 MB at 5.5, 236 MB at 4).
+L3_WEIGHT_RATE, WEIGHT_RATE = 7.0, 4.5
 #: Bytes per cycle of V and M that leave L2.
 SPILL_RATE = 16.0
-#: Cycles for each vector of V, of M, and of an image that is transposed (measured: 5-8, 6-12, 11-20).
-TURN_IN, TURN_OUT, TRANSPOSE = 6.0, 7.0, 14.0
+#: Cycles for each vector of V, of M, and of an image that is transposed (measured: 5-8, 6-12, 10-15).
+TURN_IN, TURN_OUT, TRANSPOSE = 6.0, 7.0, 11.0
 
 
 class Config(NamedTuple):
@@ -174,7 +174,7 @@ class Winograd(Algorithm[Config]):
         moved = spilled * (v_bytes + 2 * s.m_bytes * rounds) / SPILL_RATE
         # Every round reads V again, from L2; a round for each block of outputs is what gathering saves.
         products += v_bytes * rounds * config.splits / tiles.L2_RATE
-        block = max(products, far) + 0.15 * min(products, far) + moved
+        block = max(products, far) + 0.25 * min(products, far) + moved
         block += self._transforms(problem, config, s, lanes)
         blocks = problem.n * problem.groups * s.down * s.across
         return tiles.seconds(problem, block * blocks, blocks * config.splits)
@@ -183,11 +183,13 @@ class Winograd(Algorithm[Config]):
         """Return the cycles of both transforms of one block, which are bound by what they write to L2."""
         count = config.rows * config.columns
         inputs, outputs = -(-s.channels // lanes) * config.splits, -(-s.per_group // lanes)
-        halo = (config.rows * config.m + 2) * (config.columns * config.m + 2)
+        height, width = config.rows * config.m, config.columns * config.m
         cycles = count * s.planes * (TURN_IN * inputs + TURN_OUT * outputs)
         if problem.layout == "NHWC":
-            return cycles + halo * inputs * lanes * s.size / tiles.FAR_RATE
-        return cycles + TRANSPOSE * (halo * inputs + count * config.m**2 * outputs)
+            return cycles + (height + 2) * (width + 2) * inputs * lanes * s.size / tiles.FAR_RATE
+        # A row is read and written in whole vectors, and rarely begins where a cache line does.
+        width += lanes
+        return cycles + TRANSPOSE * ((height + 2) * (width + 2) * inputs + height * width * outputs)
 
     def numerics(self, config: Config) -> tuple[int]:
         """The side of a tile."""
