@@ -69,6 +69,11 @@ _BOTH = (
     "n1c20h13w11_o40k5x5_s2p2d1g10 relu bias",
     "n1c33h10w9_o33k7x7_s1p3d1g33 residual",
     "n1c7h17w19_o7k11x9_s1p5d1g7",
+    # tiles of other kernels than 3x3, and of kernels with one row or one column
+    "n1c17h11w14_o33k5x5_s1p2.1.0.3d1g1 relu bias residual",
+    "n2c8h9w13_o7k5x5_s1p2d1g1 fast",
+    "n1c18h6w23_o20k1x3_s1p0.0.1.1d1g2 bias",
+    "n1c16h23w6_o20k3x1_s1p2.1.0.0d1g1 replicate residual",
 )
 
 _WORDS = {

@@ -1,15 +1,16 @@
-"""Winograd convolution F(m x m, 3 x 3): 36 products for 16 outputs (m = 4) instead of 144.
+"""Winograd convolution F(m x m, r x r): 36 products for 16 outputs (3x3, m = 4) instead of 144.
 
-Wins for 3x3 kernels of stride 1 from about 32 channels. A task takes a block of tiles: it transforms them (V, kept in
-L2), multiplies each of the (m+2)**2 planes with the transformed weights on the shared micro-kernel, and transforms
-the products back with bias, residual and activation on the way to the store. Memory: V and M of one block per worker,
-and (m+2)**2 / 9 times the weights.
+Wins for 3x3, 5x5, 1x3 and 3x1 kernels of stride 1 from about 32 channels. A task takes a block of tiles: it transforms
+them (V, kept in L2), multiplies each plane of them (36 for tiles of 6 x 6) with the transformed weights on the shared
+micro-kernel, and transforms the products back with bias, residual and activation on the way to the store. Memory: V
+and M of one block per worker, and 4 times the weights (3x3, m = 4).
 
-Not for class `strict`: the sums are reassociated. F(2) and F(4) keep class `standard`, F(6) only class `fast`. Values
-that are not finite would spread over their tile, so a block that meets one is computed by the definition.
+Not for class `strict`: the sums are reassociated. Tiles of 4 and 6 keep class `standard`, tiles of 8, which are
+F(6, 3) and F(4, 5), only class `fast`. Values that are not finite would spread over their tile, so a block that meets
+one is computed by the definition.
 
 Source: A. Lavin & S. Gray, arXiv:1509.09308; points after B. Barabasz et al., arXiv:1803.10986. Start reading at
-`winograd`.
+`winograd` in `winograd_task`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ SPILL_RATE = 16.0
 TURN_IN, TURN_OUT, TRANSPOSE = 6.0, 7.0, 11.0
 
 
+#: Kernels it takes, and for their longer side the outputs of a tile's side; tiles of 8 only in class `fast`.
+KERNELS = ((3, 3), (5, 5), (1, 3), (3, 1))
+SIDES: dict[int, tuple[int, ...]] = {3: (2, 4, 6), 5: (2, 4)}
+
+
 class Config(NamedTuple):
     """Outputs of a tile's side, register tile, tiles of a block (rows, columns), parts of the output channels.
 
@@ -61,25 +67,28 @@ class _Sizes:
         self.size = np.dtype(problem.compute_dtype).itemsize
         self.channels = problem.c // problem.groups
         self.per_group = problem.o // problem.groups
-        m, t = config.m, config.m + 2
-        self.planes = t * t
+        # An axis with one tap is left alone: kernels 1x3 and 3x1.
+        self.mh, self.mw = (config.m if taps > 1 else 1 for taps in (problem.kh, problem.kw))
+        self.high, self.wide = self.mh + problem.kh - 1, self.mw + problem.kw - 1
+        self.planes = self.high * self.wide
         self.width = config.nv * lanes
-        self.th, self.tw = -(-problem.oh // m), -(-problem.ow // m)
+        self.th, self.tw = -(-problem.oh // self.mh), -(-problem.ow // self.mw)
         self.down, self.across = -(-self.th // config.rows), -(-self.tw // config.columns)
         count = aligned_up(config.rows * config.columns, config.mr)
         self.strip_pixel = aligned_up(self.channels, lanes) * self.size
-        self.strip_row = (config.columns * m + 2) * self.strip_pixel
+        self.block_rows, self.block_cols = config.rows * self.mh, config.columns * self.mw
+        self.strip_row = (self.block_cols + problem.kw - 1) * self.strip_pixel
         self.v_row = _odd_lines(self.strip_pixel)
         self.v_step = _odd_lines(count * self.v_row)
         self.m_step = _odd_lines(count * self.width * self.size)
         # Pixels of one edge: those of a tile, for the channels beside whole vectors, or in NCHW all of the block.
-        strip = (config.rows * m + 2) * self.strip_row if problem.layout == "NCHW" else 0
+        strip = (self.block_rows + problem.kh - 1) * self.strip_row if problem.layout == "NCHW" else 0
         patch = self.planes * lanes * self.size
         self.v_at = PIXELS_AT + aligned_up(max(strip, patch), 64)
         self.m_at = self.v_at + self.planes * self.v_step
         self.m_bytes = config.gather * self.planes * self.m_step
         self.out_at = self.m_at + aligned_up(self.m_bytes, 64)
-        outputs = config.rows * m * config.columns * m * self.width * self.size
+        outputs = self.block_rows * self.block_cols * self.width * self.size
         self.scratch = self.out_at + (outputs if problem.layout == "NCHW" else 0)
         self.o_blocks = -(-self.per_group // self.width)
 
@@ -98,13 +107,14 @@ class Winograd(Algorithm[Config]):
     """See the head of this file."""
 
     name = "winograd"
-    summary = "F(2x2,3x3), F(4x4,3x3), F(6x6,3x3): 2 to 5 times fewer products; 3x3, stride 1, not strict"
+    summary = "2 to 5 times fewer products: 3x3, 5x5, 1x3 and 3x1 kernels of stride 1, not in class strict"
     bound_is_local = False
 
     def why_not(self, problem: Problem, machine: Machine) -> str | None:
         """Refuse other kernels, steps and types, and class strict."""
-        if (problem.kh, problem.kw) != (3, 3):
-            return f"needs a 3x3 kernel, got {problem.kh}x{problem.kw}"
+        if (problem.kh, problem.kw) not in KERNELS:
+            known = ", ".join(f"{kh}x{kw}" for kh, kw in KERNELS)
+            return f"needs a kernel of {known}, got {problem.kh}x{problem.kw}"
         if problem.stride != (1, 1) or problem.dilation != (1, 1):
             return f"needs stride 1 and dilation 1, got stride {problem.stride}, dilation {problem.dilation}"
         if not problem.compute_dtype.startswith("float"):
@@ -116,7 +126,9 @@ class Winograd(Algorithm[Config]):
     def configs(self, problem: Problem, machine: Machine) -> tuple[Config, ...]:
         """Return the best block of each tile size and register tile, by cost."""
         lanes = machine.lanes(problem.compute_dtype)
-        sides = (2, 4, 6) if problem.accuracy == "fast" else (2, 4)
+        sides = SIDES[max(problem.kh, problem.kw)]
+        if problem.accuracy != "fast":
+            sides = tuple(m for m in sides if m + max(problem.kh, problem.kw) - 1 < 8)
         choices = {
             config: None
             for m in sides
@@ -137,8 +149,10 @@ class Winograd(Algorithm[Config]):
         """Return configs whose V fills 1/`share` of L2, as wide as the image or 1/`wide` of that."""
         channels, per_group = problem.c // problem.groups, problem.o // problem.groups
         size = np.dtype(problem.compute_dtype).itemsize
-        th, tw = -(-problem.oh // m), -(-problem.ow // m)
-        most = max(int(machine.l2_bytes / share) // ((m + 2) ** 2 * channels * size), 6)
+        mh, mw = (m if taps > 1 else 1 for taps in (problem.kh, problem.kw))
+        th, tw = -(-problem.oh // mh), -(-problem.ow // mw)
+        planes = (mh + problem.kh - 1) * (mw + problem.kw - 1)
+        most = max(int(machine.l2_bytes / share) // (planes * channels * size), 6)
         columns = _even(tw, -(-min(most, tw) // wide))
         rows = _even(th, max(most // columns, 1))
         blocks = problem.n * problem.groups * -(-th // rows) * -(-tw // columns)
@@ -183,25 +197,26 @@ class Winograd(Algorithm[Config]):
         """Return the cycles of both transforms of one block, which are bound by what they write to L2."""
         count = config.rows * config.columns
         inputs, outputs = -(-s.channels // lanes) * config.splits, -(-s.per_group // lanes)
-        height, width = config.rows * config.m, config.columns * config.m
+        height, width, down, across = s.block_rows, s.block_cols, problem.kh - 1, problem.kw - 1
         cycles = count * s.planes * (TURN_IN * inputs + TURN_OUT * outputs)
         if problem.layout == "NHWC":
-            return cycles + (height + 2) * (width + 2) * inputs * lanes * s.size / tiles.FAR_RATE
+            return cycles + (height + down) * (width + across) * inputs * lanes * s.size / tiles.FAR_RATE
         # A row is read and written in whole vectors, and rarely begins where a cache line does.
         width += lanes
-        return cycles + TRANSPOSE * ((height + 2) * (width + 2) * inputs + height * width * outputs)
+        return cycles + TRANSPOSE * ((height + down) * (width + across) * inputs + height * width * outputs)
 
     def numerics(self, config: Config) -> tuple[int]:
         """The side of a tile."""
         return (config.m,)
 
     def packing_cost(self, problem: Problem) -> float:
-        """Count the elements of U, those of F(4)."""
-        return packing_seconds(problem, 4)
+        """Count the elements of U, those of tiles of 6."""
+        sides = (6 if taps > 1 else 1 for taps in (problem.kh, problem.kw))
+        return packing_seconds(problem, math.prod(sides))
 
     def error_bound(self, problem: Problem) -> float:
         """Grow with the norms of the transforms and with the square root of the channels; see `bound_is_local`."""
-        growth = {2: 4.0, 4: 24.0, 6: 120.0}[6 if problem.accuracy == "fast" else 4]
+        growth = 120.0 if problem.accuracy == "fast" else 24.0
         eps = float(np.finfo(problem.compute_dtype).eps)
         return eps * growth * (1 + math.sqrt(problem.c // problem.groups) / 4)
 
@@ -213,9 +228,9 @@ class Winograd(Algorithm[Config]):
         """Lay out blocks of tiles and the transformed weights."""
         lanes = machine.lanes(problem.compute_dtype)
         s = _Sizes(problem, config, lanes)
-        weights = winograd_weights(problem, config.m, s.width, lanes)
-        rows_in = row_map(problem, s.th * config.m + 2)
-        cols_in = column_map(problem, s.tw * config.m + 2)
+        weights = winograd_weights(problem, s.mh, s.mw, s.width, lanes)
+        rows_in = row_map(problem, s.th * s.mh + problem.kh - 1)
+        cols_in = column_map(problem, s.tw * s.mw + problem.kw - 1)
         if problem.layout == "NHWC":
             x_pixel, y_pixel = problem.c * s.size, problem.o * s.size
             x_channel = y_channel = s.size
@@ -227,13 +242,12 @@ class Winograd(Algorithm[Config]):
             x_channel, y_channel = problem.h * x_row, problem.oh * y_row
             x_image, y_image = problem.c * x_channel, problem.o * y_channel
         # Where the pixels of a tile are from its first one on: in the image or strip, and in the patch of one vector.
-        t = config.m + 2
-        i, j = np.divmod(np.arange(t * t, dtype=np.int64), t)
+        i, j = np.divmod(np.arange(s.planes, dtype=np.int64), s.wide)
         if problem.layout == "NHWC":
             offsets = i * x_row + j * x_pixel
         else:
             offsets = i * s.strip_row + j * s.strip_pixel
-        patch = np.arange(t * t, dtype=np.int64) * (lanes * s.size)
+        patch = np.arange(s.planes, dtype=np.int64) * (lanes * s.size)
         zeros = np.zeros(s.strip_pixel, np.uint8)
         keep = (rows_in, cols_in, offsets, patch, zeros)
         values = context(
@@ -246,9 +260,8 @@ class Winograd(Algorithm[Config]):
             *(s.v_at, s.m_at, s.out_at, weights.copy_offset, config.gather),
         )
         planar = int(problem.layout == "NCHW")
-        kernel = winograd(
-            config.m, config.mr, config.nv, lanes, problem.compute_dtype, problem.activation, planar
-        )
+        shape = (problem.kh, problem.kw, s.mh, s.mw, config.mr, config.nv, lanes)
+        kernel = winograd(*shape, problem.compute_dtype, problem.activation, planar)
         count = problem.n * problem.groups * s.down * s.across * config.splits
         seconds = self.cost(problem, machine, config) * problem.threads
         # Weights are always checked: an infinite one would spread over the tile as an infinite pixel would.

@@ -24,49 +24,50 @@ CHUNK = 16
 SECONDS_PER_BYTE = 0.085e-9
 
 
-def packing_seconds(problem: Problem, m: int) -> float:
-    """Return the estimated time to transform all weights for tiles of side `m` on one thread."""
+def packing_seconds(problem: Problem, planes: int) -> float:
+    """Return the estimated time to transform all weights to `planes` planes on one thread."""
     size = np.dtype(problem.compute_dtype).itemsize
-    return SECONDS_PER_BYTE * size * (m + 2) ** 2 * (problem.c // problem.groups) * problem.o
+    return SECONDS_PER_BYTE * size * planes * (problem.c // problem.groups) * problem.o
 
 
 @task_factory
-def pack_winograd_weights(m: int, dtype: str, lanes: int) -> Task:
+def pack_winograd_weights(kh: int, kw: int, mh: int, mw: int, dtype: str, lanes: int) -> Task:
     """Return the task that transforms one block of output channels, a vector of them at a time.
 
-    Shapes   w (O, C/g, 3, 3); target [block][(m+2)**2][C/g][NR]
+    Shapes   w (O, C/g, kh, kw); target [block][planes][C/g][NR]
     Assumes  NR is a multiple of `lanes`; scratch holds `CHUNK` transposed kernels of `lanes` output channels
     Touches  writes its block of target, its biases, its share of the copy of the weights, its word of flags
     Source   arXiv:1509.09308
     """
     size = item_bytes(dtype)
     vector = lanes * size
-    chunk = CHUNK
+    chunk, taps = CHUNK, kh * kw
+    planes = (mh + kh - 1) * (mw + kw - 1)
 
     def task(ctx: int, i: int, scratch: int) -> None:
         w, target, bias_in, order, channels, width, per_group, blocks = words(ctx, 8)
         bias_offset, copy_offset, flags_offset = words(ctx + 64, 3)
         group, block = i // blocks, i % blocks
         live = min(width, per_group - block * width)
-        kernel = channels * 9 * size
+        kernel = channels * taps * size
         offset = (group * per_group + block * width) * kernel
         flag = target + flags_offset + 8 * i
         step = channels * width * size
-        base = target + i * (m + 2) * (m + 2) * step
+        base = target + i * planes * step
         store("int64", flag, 0)
         for c in range(0, channels, chunk):
-            taps = 9 * min(chunk, channels - c)
+            count = min(chunk, channels - c)
             for o in range(0, width, lanes):
                 rows = min(live - o, lanes)
                 if rows <= 0:
-                    zero_bytes(scratch, taps * vector)
-                for tap in range(0, taps if rows > 0 else 0, lanes):
+                    zero_bytes(scratch, count * taps * vector)
+                for tap in range(0, count * taps if rows > 0 else 0, lanes):
                     transpose_to_rows(
-                        dtype, lanes, w + offset + o * kernel + (c * 9 + tap) * size, kernel, scratch, vector,
-                        order + 8 * tap, rows, min(lanes, taps - tap), lanes, flag,
+                        dtype, lanes, w + offset + o * kernel + (c * taps + tap) * size, kernel, scratch, vector,
+                        order + 8 * tap, rows, min(lanes, count * taps - tap), lanes, flag,
                     )  # fmt: skip
                 place = base + (c * width + o) * size
-                winograd_kernels(m, dtype, lanes, scratch, place, step, width * size, taps // 9)
+                winograd_kernels(mh, mw, kh, kw, dtype, lanes, scratch, place, step, width * size, count)
         copy_bytes(target + copy_offset + offset, w + offset, live * kernel)
         bias = target + bias_offset + i * width * size
         zero_bytes(bias, width * size)
@@ -82,27 +83,28 @@ class WinogradWeights(PackedLayout):
     copy_offset: int
 
 
-def winograd_weights(problem: Problem, m: int, width: int, lanes: int) -> WinogradWeights:
+def winograd_weights(problem: Problem, mh: int, mw: int, width: int, lanes: int) -> WinogradWeights:
     """Return the layout of the transformed weights, in blocks of `width` output channels."""
     size = np.dtype(problem.compute_dtype).itemsize
     channels, per_group = problem.c // problem.groups, problem.o // problem.groups
-    order = np.arange(9 * CHUNK, dtype=np.int64)
+    planes = (mh + problem.kh - 1) * (mw + problem.kw - 1)
+    order = np.arange(problem.taps * CHUNK, dtype=np.int64)
     per_block = -(-per_group // width)
     blocks = problem.groups * per_block
-    bias = aligned_up(blocks * (m + 2) ** 2 * channels * width * size, 64)
+    bias = aligned_up(blocks * planes * channels * width * size, 64)
     copy = bias + aligned_up(blocks * width * size, 64)
-    flags = copy + aligned_up(problem.o * channels * 9 * size, 64)
+    flags = copy + aligned_up(problem.o * channels * problem.taps * size, 64)
     numbers = (address(order), channels, width, per_group, per_block, bias, copy, flags)
     layout = WinogradWeights(
         problem.compute_dtype,
-        pack_winograd_weights(m, problem.compute_dtype, lanes),
+        pack_winograd_weights(problem.kh, problem.kw, mh, mw, problem.compute_dtype, lanes),
         np.array([0, 0, 0, *numbers], dtype=np.int64),
         blocks,
-        packing_seconds(problem, m),
+        packing_seconds(problem, planes),
         bias,
         flags,
         (order,),
-        CHUNK * 9 * lanes * size,
+        CHUNK * problem.taps * lanes * size,
     )
     layout.copy_offset = copy
     return layout

@@ -34,14 +34,12 @@ from fastconv.kernels.simd import (
 
 Matrix = tuple[tuple[Fraction, ...], ...]
 
-#: Points of evaluation beside infinity. F(4): +-3/4 and +-3/2 are rational and as accurate as the best known
-#: (+-1/sqrt 2 and +-sqrt 2): half the error of +-1 and +-2. F(6): the standard set.
+#: Points of evaluation beside infinity, by the size of a tile. 6: +-3/4 and +-3/2 are rational and as accurate as the
+#: best known (+-1/sqrt 2 and +-sqrt 2): half the error of +-1 and +-2. 8: the standard set. 1: an axis left alone.
 POINTS: dict[int, tuple[Fraction, ...]] = {
-    2: (Fraction(0), Fraction(1), Fraction(-1)),
-    4: (Fraction(0), Fraction(3, 4), Fraction(-3, 4), Fraction(3, 2), Fraction(-3, 2)),
-    6: tuple(Fraction(p) for p in ("0", "1", "-1", "2", "-2", "1/2", "-1/2")),
+    size: tuple(map(Fraction, points.split()))
+    for size, points in {1: "", 4: "0 1 -1", 6: "0 3/4 -3/4 3/2 -3/2", 8: "0 1 -1 2 -2 1/2 -1/2"}.items()
 }
-TAPS = 3
 
 
 def _times_linear(polynomial: list[Fraction], root: Fraction) -> list[Fraction]:
@@ -50,13 +48,13 @@ def _times_linear(polynomial: list[Fraction], root: Fraction) -> list[Fraction]:
     return [high - root * low for high, low in zip(shifted, [*polynomial, Fraction(0)], strict=True)]
 
 
-def transforms(m: int) -> tuple[Matrix, Matrix, Matrix]:
-    """Return A^T (m, m+2), G (m+2, 3) and B^T (m+2, m+2) of F(m, 3): y = A^T ((G g) * (B^T d)).
+def transforms(m: int, taps: int) -> tuple[Matrix, Matrix, Matrix]:
+    """Return A^T (m, t), G (t, taps) and B^T (t, t) of F(m, taps), t = m + taps - 1: y = A^T ((G g) * (B^T d)).
 
     Toom-Cook interpolation at `POINTS` and infinity, in exact fractions; A. Lavin & S. Gray, arXiv:1509.09308.
     """
-    points = POINTS[m]
-    size = m + TAPS - 1
+    size = m + taps - 1
+    points = POINTS[size]
     a_t = tuple((*(point**i for point in points), Fraction(int(i == m - 1))) for i in range(m))
     g_rows, b_rows = [], []
     everything = [Fraction(1)]
@@ -66,10 +64,10 @@ def transforms(m: int) -> tuple[Matrix, Matrix, Matrix]:
             if other != point:
                 product = _times_linear(product, other)
                 scale *= point - other
-        g_rows.append(tuple(point**k / scale for k in range(TAPS)))
+        g_rows.append(tuple(point**k / scale for k in range(taps)))
         b_rows.append((*product, Fraction(0)))
         everything = _times_linear(everything, point)
-    g_rows.append((*([Fraction(0)] * (TAPS - 1)), Fraction(1)))
+    g_rows.append((*([Fraction(0)] * (taps - 1)), Fraction(1)))
     b_rows.append(tuple(everything))
     assert len(b_rows) == size
     return a_t, tuple(g_rows), tuple(b_rows)
@@ -121,14 +119,14 @@ class _Linear:
         return results
 
 
-def _emit_input(builder: Any, m: int, dtype: str, lanes: int) -> Any:
-    function, done = internal_function(builder, f"winograd_input_{m}_{dtype}_{lanes}", 6)
+def _emit_input(builder: Any, mh: int, mw: int, kh: int, kw: int, dtype: str, lanes: int) -> Any:
+    function, done = internal_function(builder, f"winograd_input_{mh}{mw}{kh}{kw}_{dtype}_{lanes}", 6)
     if done:
         return function
     source, offsets, target, step, count, flag = function.args
-    t, size = m + TAPS - 1, item_bytes(dtype)
+    high, wide, size = mh + kh - 1, mw + kw - 1, item_bytes(dtype)
     vector = vector_type(dtype, lanes)
-    _, _, b_t = transforms(m)
+    down, across = transforms(mh, kh)[2], transforms(mw, kw)[2]
     b = ir.IRBuilder(function.append_basic_block("entry"))
     entry, loop, end = b.block, function.append_basic_block("loop"), function.append_basic_block("end")
     b.branch(loop)
@@ -140,19 +138,19 @@ def _emit_input(builder: Any, m: int, dtype: str, lanes: int) -> Any:
     linear = _Linear(b, dtype, lanes)
     columns = []
     here = b.add(source, moved)
-    for j in range(t):
-        places = [emit_load(b, b.add(offsets, i64(8 * (i * t + j))), I64, 8) for i in range(t)]
+    for j in range(wide):
+        places = [emit_load(b, b.add(offsets, i64(8 * (i * wide + j))), I64, 8) for i in range(high)]
         loaded = [emit_load(b, b.add(here, place), vector, size) for place in places]
-        columns.append(linear.apply(b_t, loaded))
-    corners = []
-    for i in range(t):
-        for j, value in enumerate(linear.apply(b_t, [columns[q][i] for q in range(t)])):
-            place = b.add(b.add(target, moved), b.mul(step, i64(i * t + j)))
+        columns.append(linear.apply(down, loaded))
+    total = None
+    for i in range(high):
+        for j, value in enumerate(linear.apply(across, [column[i] for column in columns])):
+            place = b.add(b.add(target, moved), b.mul(step, i64(i * wide + j)))
             emit_store(b, value, place, size)
-            corners += [value] if i in (0, t - 1) and j in (0, t - 1) else []
+            if i in (0, high - 1) and j in (0, wide - 1):
+                total = value if total is None else b.fadd(total, value)
     # The first row of B^T has the even places of d and the last row the odd ones, so every element of d is in one of
     # the corners of V: Inf or NaN anywhere shows there, for four additions a tile.
-    total = b.fadd(b.fadd(corners[0], corners[1]), b.fadd(corners[2], corners[3]))
     still_bad = emit_fma(b, dtype, total, ir.Constant(vector, None), bad)
     bad.add_incoming(still_bad, b.block)
     rest = b.sub(left, i64(1))
@@ -173,49 +171,51 @@ def _emit_input(builder: Any, m: int, dtype: str, lanes: int) -> Any:
 
 @intrinsic(prefer_literal=True)
 def winograd_input(
-    context: Any, m: Any, dtype: Any, lanes: Any,
+    context: Any, mh: Any, mw: Any, kh: Any, kw: Any, dtype: Any, lanes: Any,
     source: Any, offsets: Any, target: Any, step: Any, count: Any, flag: Any,
 ) -> Any:  # fmt: skip
     """Transform one tile: V = B^T d B, for `count` vectors of channels.
 
-    Shapes   d (t, t) pixels: (i, j) at ``source + offsets[i*t + j]``, channels side by side; V element (i, j) at
-             ``target + (i*t + j)*step``; t = m + 2; offsets (int64) and strides in bytes
+    Shapes   d (h, w) pixels: (i, j) at ``source + offsets[i*w + j]``, channels side by side; V element (i, j) at
+             ``target + (i*w + j)*step``; h = mh + kh - 1, w = mw + kw - 1; offsets (int64) and strides in bytes
     Assumes  whole vectors may be read and written
     Touches  writes target, and 1 at `flag` when an element of d is not finite (or its sums overflow)
     Source   arXiv:1509.09308
     """
-    words = (m, dtype, lanes)
+    words = (mh, mw, kh, kw, dtype, lanes)
 
     def generate(ctx: Any, builder: Any, _s: Any, args: Any) -> Any:
-        builder.call(_emit_input(builder, *(w.literal_value for w in words)), args[3:])
+        builder.call(_emit_input(builder, *(w.literal_value for w in words)), args[6:])
         return ctx.get_dummy_value()
 
     return types.void(*words, *[types.intp] * 6), generate
 
 
-def _emit_kernels(builder: Any, m: int, dtype: str, lanes: int) -> Any:
-    function, done = internal_function(builder, f"winograd_kernels_{m}_{dtype}_{lanes}", 5)
+def _emit_kernels(builder: Any, mh: int, mw: int, kh: int, kw: int, dtype: str, lanes: int) -> Any:
+    function, done = internal_function(builder, f"winograd_kernels_{mh}{mw}{kh}{kw}_{dtype}_{lanes}", 5)
     if done:
         return function
     source, target, step, row, count = function.args
-    t, size = m + TAPS - 1, item_bytes(dtype)
-    vector, wide = vector_type(dtype, lanes), vector_type("float64", lanes)
-    _, g, _ = transforms(m)
+    size = item_bytes(dtype)
+    vector, double = vector_type(dtype, lanes), vector_type("float64", lanes)
+    down, across = transforms(mh, kh)[1], transforms(mw, kw)[1]
     b = ir.IRBuilder(function.append_basic_block("entry"))
     loop, end = function.append_basic_block("loop"), function.append_basic_block("end")
     left, kernel, place = enter_loop(b, loop, [count, source, target])
     linear = _Linear(b, "float64", lanes)
     columns = []
-    for j in range(TAPS):
-        taps = [b.add(kernel, i64((i * TAPS + j) * lanes * size)) for i in range(TAPS)]
+    for j in range(kw):
+        taps = [b.add(kernel, i64((i * kw + j) * lanes * size)) for i in range(kh)]
         loaded = [emit_load(b, tap, vector, size) for tap in taps]
-        columns.append(linear.apply(g, [b.fpext(v, wide) for v in loaded] if vector != wide else loaded))
-    for i in range(t):
-        for j, value in enumerate(linear.apply(g, [column[i] for column in columns])):
-            rounded = b.fptrunc(value, vector) if vector != wide else value
-            emit_store(b, rounded, b.add(place, b.mul(step, i64(i * t + j))), size)
+        columns.append(
+            linear.apply(down, [b.fpext(v, double) for v in loaded] if vector != double else loaded)
+        )
+    for i in range(len(down)):
+        for j, value in enumerate(linear.apply(across, [column[i] for column in columns])):
+            rounded = b.fptrunc(value, vector) if vector != double else value
+            emit_store(b, rounded, b.add(place, b.mul(step, i64(i * len(across) + j))), size)
     rest = b.sub(left, i64(1))
-    following = [rest, b.add(kernel, i64(TAPS * TAPS * lanes * size)), b.add(place, row)]
+    following = [rest, b.add(kernel, i64(kh * kw * lanes * size)), b.add(place, row)]
     close_loop(b, loop, [left, kernel, place], following, b.icmp_signed(">", rest, i64(0)), end)
     b.ret_void()
     return function
@@ -223,47 +223,51 @@ def _emit_kernels(builder: Any, m: int, dtype: str, lanes: int) -> Any:
 
 @intrinsic(prefer_literal=True)
 def winograd_kernels(
-    context: Any, m: Any, dtype: Any, lanes: Any, source: Any, target: Any, step: Any, row: Any, count: Any
-) -> Any:
+    context: Any, mh: Any, mw: Any, kh: Any, kw: Any, dtype: Any, lanes: Any,
+    source: Any, target: Any, step: Any, row: Any, count: Any,
+) -> Any:  # fmt: skip
     """Transform `count` kernels of `lanes` output channels: U = G g G^T, in float64, rounded once.
 
-    Shapes   g (count, 3, 3, lanes) without gaps; U element (i, j) of kernel c at ``target + c*row + (i*t + j)*step``;
-             t = m + 2; strides in bytes
+    Shapes   g (count, kh, kw, lanes) without gaps; U element (i, j) of kernel c at
+             ``target + c*row + (i*w + j)*step``; w = mw + kw - 1; strides in bytes
     Assumes  count >= 1
     Touches  writes target
     Source   arXiv:1509.09308
     """
-    words = (m, dtype, lanes)
+    words = (mh, mw, kh, kw, dtype, lanes)
 
     def generate(ctx: Any, builder: Any, _s: Any, args: Any) -> Any:
-        builder.call(_emit_kernels(builder, *(w.literal_value for w in words)), args[3:])
+        builder.call(_emit_kernels(builder, *(w.literal_value for w in words)), args[6:])
         return ctx.get_dummy_value()
 
     return types.void(*words, *[types.intp] * 5), generate
 
 
-def _emit_output(builder: Any, m: int, dtype: str, lanes: int, activation: str) -> Any:
-    function, done = internal_function(builder, f"winograd_output_{m}_{dtype}_{lanes}_{activation}", 10)
+def _emit_output(
+    builder: Any, mh: int, mw: int, kh: int, kw: int, dtype: str, lanes: int, activation: str
+) -> Any:
+    name = f"winograd_output_{mh}{mw}{kh}{kw}_{dtype}_{lanes}_{activation}"
+    function, done = internal_function(builder, name, 10)
     if done:
         return function
     source, step, bias_at, y, residual, row, pixel, rows, columns, live = function.args
-    t, size = m + TAPS - 1, item_bytes(dtype)
+    high, wide, size = mh + kh - 1, mw + kw - 1, item_bytes(dtype)
     vector = vector_type(dtype, lanes)
-    a_t, _, _ = transforms(m)
+    down, across = transforms(mh, kh)[0], transforms(mw, kw)[0]
     b = ir.IRBuilder(function.append_basic_block("entry"))
     linear = _Linear(b, dtype, lanes)
     halves = []
-    for j in range(t):
-        loaded = [emit_load(b, b.add(source, b.mul(step, i64(i * t + j))), vector, size) for i in range(t)]
-        halves.append(linear.apply(a_t, loaded))
+    for j in range(wide):
+        places = [b.add(source, b.mul(step, i64(i * wide + j))) for i in range(high)]
+        halves.append(linear.apply(down, [emit_load(b, place, vector, size) for place in places]))
     bias = emit_load(b, bias_at, vector, size)
     mask = emit_lane_mask(b, lanes, live)
     # As in the micro-kernel: the empty load of an absent residual needs a good address all the same.
     has_residual = b.icmp_signed("!=", residual, i64(0))
     residual_mask = b.and_(mask, emit_splat(b, has_residual, lanes))
     end = function.append_basic_block("end")
-    for i in range(m):
-        values = linear.apply(a_t, [halves[j][i] for j in range(t)])
+    for i in range(mh):
+        values = linear.apply(across, [half[i] for half in halves])
         for j, value in enumerate(values):
             store, after = function.append_basic_block("store"), function.append_basic_block("after")
             b.cbranch(b.icmp_signed("<", i64(j), columns), store, after)
@@ -286,22 +290,22 @@ def _emit_output(builder: Any, m: int, dtype: str, lanes: int, activation: str) 
 
 @intrinsic(prefer_literal=True)
 def winograd_output(
-    context: Any, m: Any, dtype: Any, lanes: Any, activation: Any,
+    context: Any, mh: Any, mw: Any, kh: Any, kw: Any, dtype: Any, lanes: Any, activation: Any,
     source: Any, step: Any, bias: Any, y: Any, residual: Any,
     row: Any, pixel: Any, rows: Any, columns: Any, live: Any,
 ) -> Any:  # fmt: skip
     """Transform one tile of products back and store it: A^T M A + bias + residual, activated.
 
-    Shapes   M element (i, j) at ``source + (i*t + j)*step``; y pixel (i, j) at
+    Shapes   M element (i, j) at ``source + (i*w + j)*step``, w = mw + kw - 1; y pixel (i, j) at
              ``y + i*row + j*pixel``; `bias` one vector
-    Assumes  1 <= rows, columns <= m and 1 <= live <= lanes; residual is 0 or laid out as y
+    Assumes  1 <= rows <= mh, 1 <= columns <= mw and 1 <= live <= lanes; residual is 0 or laid out as y
     Touches  writes the first `live` channels of the first rows x columns pixels
     Source   arXiv:1509.09308
     """
-    words = (m, dtype, lanes, activation)
+    words = (mh, mw, kh, kw, dtype, lanes, activation)
 
     def generate(ctx: Any, builder: Any, _s: Any, args: Any) -> Any:
-        builder.call(_emit_output(builder, *(w.literal_value for w in words)), args[4:])
+        builder.call(_emit_output(builder, *(w.literal_value for w in words)), args[7:])
         return ctx.get_dummy_value()
 
     return types.void(*words, *[types.intp] * 10), generate
