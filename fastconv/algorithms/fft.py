@@ -238,7 +238,12 @@ class Fft(Algorithm[Config]):
         spectra = s.tile * s.channels * s.per_group
         product = s.tile / tiles.FAR_RATE if spectra > 4 * machine.l2_bytes else 0.0
         per_task = -(-s.per_group // config.splits)
-        unit = s.channels * (transform + edge) + per_task * (
+        pack = 2 * config.ty * (25.0 + config.tx * s.size / 24)
+        if s.channels * s.tile > machine.l2_bytes // 2:
+            # Spectra of all channels do not stay in L2 between their transforms and the products with each kernel.
+            product += s.tile / tiles.FAR_RATE
+            pack += 2 * s.tile / tiles.FAR_RATE
+        unit = s.channels * (transform + edge + pack) + per_task * (
             back + edge + s.channels * (product + 4 * points)
         )
         tasks = problem.n * problem.groups * s.pairs * config.splits

@@ -152,19 +152,34 @@ def _emit_stores(b: Any, tile: _Tile, arg: dict[str, Any], sums: list[Any]) -> N
     add = b.fadd if is_float(tile.dtype) else b.add
     bias = emit_splat(b, emit_load(b, arg["bias"], scalar, tile.size), tile.lanes)
     masks = [emit_lane_mask(b, tile.lanes, b.sub(arg["live"], i64(j * tile.lanes))) for j in range(tile.nv)]
-    # As in the micro-kernel of `gemm_tile`: the empty load of an absent residual needs a good address all the same.
     has_residual = b.icmp_signed("!=", arg["residual"], i64(0))
-    present = emit_splat(b, has_residual, tile.lanes)
     streams = b.icmp_signed("!=", arg["stream"], i64(0))
     end = function.append_basic_block("end")
     for i in range(tile.rows):
-        values = []
-        for j in range(tile.nv):
-            shift = b.add(b.mul(arg["y_row"], i64(i)), i64(j * step))
-            place = b.select(has_residual, b.add(arg["residual"], shift), arg["bias"])
-            held = emit_masked_load(b, tile.dtype, place, b.and_(masks[j], present))
-            value = add(add(sums[i * tile.nv + j], bias), held)
-            values.append((emit_activation(b, tile.dtype, tile.activation, value), b.add(arg["y"], shift)))
+        row = b.mul(arg["y_row"], i64(i))
+        biased = [add(sums[i * tile.nv + j], bias) for j in range(tile.nv)]
+        before = b.block
+        more, joined = function.append_basic_block("residual"), function.append_basic_block("joined")
+        b.cbranch(has_residual, more, joined)
+        b.position_at_end(more)
+        place = b.add(arg["residual"], row)
+        added = []
+        for j, mask in enumerate(masks):
+            held = emit_masked_load(b, tile.dtype, b.add(place, i64(j * step)), mask)
+            added.append(add(biased[j], held))
+        b.branch(joined)
+        b.position_at_end(joined)
+        totals = [b.phi(bias.type) for _ in biased]
+        for total, without, with_residual in zip(totals, biased, added, strict=True):
+            total.add_incoming(without, before)
+            total.add_incoming(with_residual, more)
+        values = [
+            (
+                emit_activation(b, tile.dtype, tile.activation, total),
+                b.add(b.add(arg["y"], row), i64(j * step)),
+            )
+            for j, total in enumerate(totals)
+        ]
         past, kept, after = (function.append_basic_block(name) for name in ("past", "kept", "row_done"))
         b.cbranch(streams, past, kept)
         b.position_at_end(past)
