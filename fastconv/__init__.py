@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from fastconv.planning.explain import Explanation as Explanation
     from fastconv.planning.plan import Plan as Plan
     from fastconv.planning.planner import WorkspaceLimitError as WorkspaceLimitError
+    from fastconv.planning.tuning import TunerBusyError as TunerBusyError
+    from fastconv.planning.tuning import autotune as autotune
+    from fastconv.planning.tuning import tune as tune
     from fastconv.planning.warmup import warmup as warmup
     from fastconv.problem import Problem as Problem
     from fastconv.runtime import clear_workspaces as clear_workspaces
@@ -62,6 +65,9 @@ _HOME = {
     "clear_workspaces": "fastconv.runtime",
     "get_num_threads": "fastconv.runtime",
     "set_num_threads": "fastconv.runtime",
+    "TunerBusyError": "fastconv.planning.tuning",
+    "autotune": "fastconv.planning.tuning",
+    "tune": "fastconv.planning.tuning",
     "warmup": "fastconv.planning.warmup",
 }
 __all__ = [*_HOME, "__version__"]

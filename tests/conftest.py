@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+import tempfile
 from pathlib import Path
 
 import hypothesis
+import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -19,3 +22,13 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def no_decisions_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep stored decisions of this machine away from tests, and those of tests away from the machine."""
+    monkeypatch.setenv("FASTCONV_DECISIONS_DIR", str(_EMPTY / str(next(_numbers))))
+
+
+_EMPTY = Path(tempfile.mkdtemp(prefix="fastconv-decisions-"))
+_numbers = itertools.count()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fastconv.machine import Machine
-from fastconv.planning.planner import AUTO, Candidate, Choice, as_planned, choose, survey
+from fastconv.planning.planner import AUTO, Candidate, Choice, as_planned, choose, decided, survey
 from fastconv.problem import Problem
 
 
@@ -56,7 +56,7 @@ class Explanation:
     ----------
     problem : Problem
     source : str
-        Where the choice came from: "estimate" or "forced".
+        Where the choice came from: "stored", "estimate" or "forced".
     rows : tuple of Row
         Every algorithm in every setting: the usable ones first, the fastest on top, then the refused ones.
     """
@@ -119,7 +119,7 @@ def explained(problem: Problem, machine: Machine, algorithm: str = AUTO) -> Expl
         As `fastconv.planning.planner.choose` does.
     """
     asked = as_planned(problem)
-    choice = choose(asked, machine, algorithm)
+    choice = (decided(asked, machine) if algorithm == AUTO else None) or choose(asked, machine, algorithm)
     rows = [_row(candidate, asked, choice) for candidate in survey(asked, machine)]
     rows.sort(key=lambda row: (not row.accepted, row.seconds))
     return Explanation(problem, choice.source, tuple(rows))

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from fastconv import arrays, runtime
 from fastconv.algorithms.interface import Array, WeightsDoNotFitError
 from fastconv.machine import Machine
-from fastconv.planning.planner import AUTO, Candidate, Choice, choose, ranked
+from fastconv.planning.planner import AUTO, Candidate, Choice, ranked
 from fastconv.planning.tuner import race
 from fastconv.problem import Problem
 
 #: Candidates whose estimate is this many times the best are not timed: no cost model errs that much, and a
 #: slow loop over a large image would keep the caller waiting for minutes.
 HOPELESS = 20.0
+#: Candidates that were this many times slower than the fastest are not run again.
+LOSER = 1.5
 
 
-def measured(
+def timed(
     problem: Problem,
     machine: Machine,
     weights: Array,
@@ -27,8 +31,11 @@ def measured(
     algorithm: str = AUTO,
     *,
     exhaustive: bool = False,
-) -> Choice:
-    """Return the choice that ran fastest here and now, on random x and the given weights.
+    deadline: float = float("inf"),
+) -> list[tuple[Choice, float]]:
+    """Return the choices that ran here and now with their best times, the fastest first; on random x.
+
+    None at all when nobody within reach takes these weights.
 
     Parameters
     ----------
@@ -38,15 +45,17 @@ def measured(
         "auto", or the only algorithm whose settings are raced.
     exhaustive : bool
         Race every setting of every algorithm, not only the default one.
+    deadline : float
+        When to stop, by `time.perf_counter`; everybody runs once all the same.
 
     Raises
     ------
     ValueError, WorkspaceLimitError
         As `fastconv.planning.planner.ranked` does.
     """
-    choices: list[Choice] = []
-    runs: list[Callable[[], object]] = []
+    source = "measure" if algorithm == AUTO else "forced"
     data = _data(problem)
+    ran: list[tuple[Candidate, Choice, Callable[[], object], Array]] = []
     for row in _entrants(problem, machine, algorithm, exhaustive):
         assert row.config is not None  # ranked() returns candidates that can be used
         try:
@@ -54,13 +63,46 @@ def measured(
             work = row.algorithm.prepare(layout, weights, bias)
         except WeightsDoNotFitError:
             continue
-        choices.append(Choice(row.algorithm, row.config, "measure" if algorithm == AUTO else "forced"))
-        runs.append(partial(_run, work, data, problem.threads))
-    if not runs:
-        # Nobody within reach takes these weights; packing them will find who does, or say why not.
-        return choose(problem, machine, algorithm)
-    times = race(runs)
-    return choices[times.index(min(times))]
+        run = partial(_run, work, data, problem.threads)
+        run()
+        ran.append((row, Choice(row.algorithm, row.config, source), run, _sample(data[1])))
+    right = _right(problem, weights, bias, [(row, sample) for row, _, _, sample in ran])
+    choices = [choice for row, choice, _, _ in ran if row in right]
+    runs = [run for row, _, run, _ in ran if row in right]
+    with threadpool_limits(limits=1):
+        # Idle pools of other libraries must not spin beside the clock.
+        times = race(runs, loser=LOSER, deadline=deadline)
+    return sorted(zip(choices, times, strict=True), key=lambda pair: pair[1])
+
+
+def _sample(y: Array) -> Array:
+    """Return some thousand outputs, from everywhere."""
+    flat = y.reshape(-1)
+    return flat[:: max(1, flat.size // 4096)].copy()
+
+
+def _right(
+    problem: Problem, weights: Array, bias: Array | None, answers: list[tuple[Candidate, Array]]
+) -> list[Candidate]:
+    """Return the candidates whose answers agree with the majority's, within what they promise; warn of others."""
+    # |x| and the residual are at most 4. Activations are at most 1.13 times as steep as what they are applied to.
+    sums = 4.0 * np.abs(weights, dtype=np.float64).reshape(problem.o, -1).sum(axis=1).max(initial=0)
+    magnitude = 1.2 * float(sums + 4.0 + (0.0 if bias is None else np.abs(bias).max(initial=0)))
+    if not answers or not np.isfinite(magnitude):
+        return [row for row, _ in answers]
+    middle = np.median(np.stack([sample.astype(np.float64) for _, sample in answers]), axis=0)
+    bounds = [row.algorithm.error_bound(problem) for row, _ in answers]
+    found = []
+    for (row, sample), bound in zip(answers, bounds, strict=True):
+        if float(np.abs(sample - middle).max(initial=0)) <= (bound + max(bounds)) * magnitude:
+            found.append(row)
+            continue
+        warnings.warn(
+            f"{row.algorithm.name} {row.config} computes {problem} otherwise than the others and is left out",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return found
 
 
 def _entrants(problem: Problem, machine: Machine, algorithm: str, exhaustive: bool) -> list[Candidate]:

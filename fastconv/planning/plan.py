@@ -113,7 +113,7 @@ class Plan:
 
     @property
     def source(self) -> str:
-        """Where the choice came from: "forced", "estimate" or "measure"."""
+        """Where the choice came from: "forced", "stored", "measure" or "estimate"."""
         return self._route.choice.source
 
     @property

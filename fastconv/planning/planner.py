@@ -3,9 +3,7 @@
 Where a choice comes from, highest authority first; `Choice.source` says which it was:
 
 1. ``forced``: the caller named the algorithm. It is used or refused with its own reason, never replaced.
-2. ``stored``: an earlier decision, a hint that can only pick among what `ranked` accepts. There is no store
-   yet: ``rigor="stored"`` finds nothing and falls to the estimate; a store enters as one function beside
-   `choose`.
+2. ``stored``: an earlier decision, a hint that can only pick among what `ranked` accepts.
 3. ``measure``: `fastconv.planning.measuring` timed the candidates of `ranked`, since the caller asked for it.
 4. ``estimate``: the smallest predicted time.
 """
@@ -19,6 +17,8 @@ from typing import NamedTuple
 from fastconv.algorithms import registry
 from fastconv.algorithms.interface import AnyAlgorithm, Array, Config, Layout, WeightsDoNotFitError
 from fastconv.machine import Machine
+from fastconv.planning import decisions
+from fastconv.planning.decisions import Decision
 from fastconv.problem import Problem
 from fastconv.runtime import Work
 
@@ -106,6 +106,43 @@ def choose(problem: Problem, machine: Machine, algorithm: str = AUTO, *, packing
         return _choice(_for_threads(alone[0], rows), "forced")
     best = next((row for row in alone if not row.algorithm.needs_of_weights), alone[0])
     return _choice(_for_threads(best, rows), "estimate")
+
+
+def decided(problem: Problem, machine: Machine, *, packing: bool = False) -> Choice | None:
+    """Return the choice by stored decisions, or None; as in `choose`, one thread decides the bits."""
+    single = replace(problem, threads=1)
+    for_one, for_all = decisions.find(single, machine), None
+    if problem.threads > 1:
+        for_all = decisions.find(problem, machine)
+    if for_one is None and for_all is None:
+        return None
+    alone = ranked(single, machine, packing=packing)
+    rows = ranked(problem, machine, packing=packing) if problem.threads > 1 else alone
+    leader = _measured_best(for_one, alone, packing)
+    if problem.threads > 1:
+        bits = leader or next((row for row in alone if not row.algorithm.needs_of_weights), alone[0])
+        same = [row for row in rows if _same_bits(row, bits)]
+        leader = _measured_best(for_all, same, packing) or (leader and _for_threads(leader, rows))
+    return None if leader is None else _choice(leader, "stored")
+
+
+def _measured_best(decision: Decision | None, rows: list[Candidate], packing: bool) -> Candidate | None:
+    """Return the candidate that a decision found fastest: only what is in `rows` can be meant."""
+    if decision is None:
+        return None
+    by_name = {(row.algorithm.name, setting(row)): row for row in rows if not row.algorithm.needs_of_weights}
+    known = [
+        (timing.seconds + packing * row.packing_seconds, row)
+        for timing in decision.timings
+        if (row := by_name.get((timing.algorithm, tuple(timing.config.items())))) is not None
+    ]
+    return min(known, key=lambda pair: pair[0])[1] if known else None
+
+
+def setting(row: Candidate | Choice) -> tuple[tuple[str, int | str], ...]:
+    """Return a setting as names and values: the form in which decisions keep it."""
+    names = getattr(row.config, "_fields", ())
+    return tuple(zip(names, row.config or (), strict=True))
 
 
 def chances(

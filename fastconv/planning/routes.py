@@ -14,7 +14,7 @@ from fastconv import arguments, arrays, runtime
 from fastconv.algorithms.interface import Array, WeightsDoNotFitError
 from fastconv.arguments import WEIGHT_LAYOUTS
 from fastconv.machine import Machine
-from fastconv.planning import measuring, planner
+from fastconv.planning import planner, tuning
 from fastconv.planning.plan import Plan, Route
 
 #: Distinct sets of arguments whose choice is remembered, as many as oneDNN keeps.
@@ -71,13 +71,14 @@ def find(
         arguments.check_bias(bias[0], bias[1].name, problem)
     machine = Machine.host()
     planned = planner.as_planned(problem)
-    choice = planner.choose(planned, machine, algorithm, packing=packing)
+    choice = tuning.choice(planned, machine, algorithm, packing=packing)
     faster = planner.chances(planned, machine, choice, packing=packing)
     return Route(problem, machine, choice, len(x_shape) == 3, faster)
 
 
 # typed: 1, True and 1.0 are equal to a dictionary, and only the first is a stride.
 REMEMBERED = lru_cache(CACHE_SIZE, typed=True)(find)
+tuning.forgets.append(REMEMBERED.cache_clear)
 
 
 def remembered(*call: Any) -> Route:
@@ -142,11 +143,12 @@ def packed(route: Route, w: Array, bias: Array | None, weight_layout: str) -> Pl
 def measured(
     route: Route, w: Array, bias: Array | None, weight_layout: str, algorithm: str, *, exhaustive: bool
 ) -> Route:
-    """Return the route with the choice that the clock makes."""
+    """Return the route with the choice that the clock makes, now or earlier."""
     if not route.problem.n:
         return route
     weights, b = _for_packing(route, w, bias, weight_layout)
-    choice = measuring.measured(route.problem, route.machine, weights, b, algorithm, exhaustive=exhaustive)
+    rigor = "exhaustive" if exhaustive else "measure"
+    choice = tuning.measured(route.problem, route.machine, weights, b, algorithm, rigor)
     return replace(route, choice=choice, faster=())
 
 

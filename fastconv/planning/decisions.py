@@ -1,0 +1,272 @@
+"""What tuning found, kept on disk: one JSON file per problem, in a folder per machine.
+
+A decision is a hint and never an authority: the planner takes it only where it names an algorithm in a setting that
+the planner would consider anyway, so that a damaged, stale or malicious file can cost time and nothing else. Files are
+written under another name and renamed, so a reader sees the old or the new one; whatever cannot be read is no
+decision. Nothing is executed or unpickled.
+
+The folder is ``FASTCONV_DECISIONS_DIR``, else one in the user's data folder; ``FASTCONV_DECISIONS_READONLY=1`` keeps it
+as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from fastconv.machine import GIB, Machine
+from fastconv.problem import Problem
+
+SCHEMA = 1
+#: How thoroughly a problem was tuned, least first. A stricter answer serves a laxer request.
+TUNED = ("measure", "exhaustive")
+#: A decision is a few kilobytes; what is longer than this is not one. A bundle holds thousands.
+MOST_BYTES, MOST_BUNDLE_BYTES = 1 << 20, 1 << 28
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The best time of one algorithm in one setting.
+
+    Parameters
+    ----------
+    algorithm : str
+    config : dict of str to int or str
+        The setting by the names of its values.
+    seconds : float
+        Of one run with packed weights.
+    """
+
+    algorithm: str
+    config: dict[str, int | str]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """All that was measured for a problem.
+
+    Parameters
+    ----------
+    problem : str
+        Its word, without the limit of the workspace.
+    rigor : str
+        "measure" or "exhaustive".
+    timings : tuple of Timing
+        Every candidate that was timed, the fastest first.
+    """
+
+    problem: str
+    rigor: str
+    timings: tuple[Timing, ...]
+
+    def serves(self, rigor: str) -> bool:
+        """Tell whether this answers a request of that rigor."""
+        return rigor not in TUNED or TUNED.index(self.rigor) >= TUNED.index(rigor)
+
+
+def key(problem: Problem) -> str:
+    """Return the word under which a problem is kept: how much memory may be used does not change what is fast."""
+    return replace(problem, n=max(problem.n, 1), workspace_limit=GIB).word
+
+
+def folder(machine: Machine) -> Path:
+    """Return the folder of one machine's decisions; it need not exist."""
+    return root() / machine.fingerprint
+
+
+def root() -> Path:
+    """Return the folder of all machines."""
+    chosen = os.environ.get("FASTCONV_DECISIONS_DIR")
+    found = Path(chosen) if chosen else platformdirs.user_data_path("fastconv", appauthor=False) / "decisions"
+    return found.absolute()
+
+
+def read_only() -> bool:
+    """Tell whether the user wants the folder left as it is."""
+    return os.environ.get("FASTCONV_DECISIONS_READONLY", "0") not in ("", "0")
+
+
+def find(problem: Problem, machine: Machine, rigor: str = "stored") -> Decision | None:
+    """Return the decision about `problem` that serves a request of that rigor, or None."""
+    word = key(problem)
+    try:
+        path = folder(machine) / _name(word)
+        decision = _read(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, RuntimeError, ValueError, RecursionError) as error:
+        _warn(f"a stored decision cannot be read and is not used ({type(error).__name__}: {error})")
+        return None
+    return decision if decision.problem == word and decision.serves(rigor) else None
+
+
+def keep(decision: Decision, machine: Machine) -> bool:
+    """Store a decision in place of any other about its problem; tell whether that was possible."""
+    if read_only():
+        return False
+    text = json.dumps({"schema": SCHEMA, **asdict(decision)}, indent=1)
+    try:
+        home = folder(machine)
+        home.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=home)
+        unfinished = Path(name)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            unfinished.replace(home / _name(decision.problem))
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:
+        _warn(f"a decision cannot be stored ({type(error).__name__}: {error})")
+        return False
+    return True
+
+
+def stored(machine: Machine) -> Iterator[tuple[Path, Decision | str]]:
+    """Yield every file of a machine with its decision, or with what is wrong with it."""
+    try:
+        paths = sorted(folder(machine).glob("*.json"))
+    except OSError:
+        return
+    for path in paths:
+        try:
+            decision = _read(path)
+            found: Decision | str = decision
+            if path.name != _name(decision.problem):
+                found = "the file does not have the name of its problem"
+        except FileNotFoundError:
+            continue
+        except (OSError, RuntimeError, ValueError, RecursionError) as error:
+            found = f"{type(error).__name__}: {error}"
+        yield path, found
+
+
+def clear(machine: Machine) -> int:
+    """Remove every decision of a machine, and return how many there were."""
+    count = 0
+    for path, _ in stored(machine):
+        with contextlib.suppress(OSError):
+            path.unlink()
+            count += 1
+    return count
+
+
+def bundle(machine: Machine) -> dict[str, Any]:
+    """Return all valid decisions of a machine as one JSON object."""
+    found = [asdict(decision) for _, decision in stored(machine) if isinstance(decision, Decision)]
+    return {"schema": SCHEMA, "machine": machine.fingerprint, "decisions": found}
+
+
+def merge(text: str, machine: Machine) -> tuple[int, int]:
+    """Store the decisions of a bundle; where both sides know a problem, the faster one wins if as thorough.
+
+    Parameters
+    ----------
+    text : str
+        What `bundle` returned, as JSON.
+    machine : Machine
+        Whose decisions these must be.
+
+    Returns
+    -------
+    tuple of int
+        How many were stored, and how many were not better than what is here.
+
+    Raises
+    ------
+    ValueError
+        When `text` is no bundle, or one of another machine: its times mean nothing here.
+    """
+    if len(text) > MOST_BUNDLE_BYTES:
+        raise ValueError(f"bundle: has {len(text)} characters, at most {MOST_BUNDLE_BYTES} are read")
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("bundle: is nested too deeply") from None
+    _require(isinstance(value, dict) and value.get("schema") == SCHEMA, f"schema must be {SCHEMA}")
+    if value.get("machine") != machine.fingerprint:
+        raise ValueError(
+            f"bundle: was made on machine {value.get('machine')!r}, this one is {machine.fingerprint!r}"
+        )
+    rows = value.get("decisions")
+    _require(isinstance(rows, list), "decisions must be a list")
+    taken, left = 0, 0
+    for row in rows:
+        decision = _decision(row)
+        here = find(Problem.parse(decision.problem), machine)
+        better = here is None or (
+            decision.serves(here.rigor) and decision.timings[0].seconds < here.timings[0].seconds
+        )
+        if better and keep(decision, machine):
+            taken += 1
+        else:
+            left += 1
+    return taken, left
+
+
+def _name(word: str) -> str:
+    return hashlib.sha256(word.encode()).hexdigest()[:32] + ".json"
+
+
+def _read(path: Path) -> Decision:
+    with path.open("rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    _require(len(data) <= MOST_BYTES, f"is longer than {MOST_BYTES} bytes")
+    value = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+    _require(isinstance(value, dict) and value.get("schema") == SCHEMA, f"schema must be {SCHEMA}")
+    return _decision(value)
+
+
+def _decision(value: Any) -> Decision:
+    _require(isinstance(value, dict), "a decision must be an object")
+    problem, rigor, rows = value.get("problem"), value.get("rigor"), value.get("timings")
+    _require(isinstance(problem, str) and len(problem) < 1000, "problem must be a word")
+    _require(rigor in TUNED, f"rigor must be one of {', '.join(TUNED)}")
+    _require(isinstance(rows, list) and 0 < len(rows) <= 1000, "timings must be a list that is not empty")
+    word = key(Problem.parse(problem))
+    _require(word == problem, "problem must be the word of a problem")
+    timings = sorted((_timing(row) for row in rows), key=lambda timing: timing.seconds)
+    return Decision(word, rigor, tuple(timings))
+
+
+def _timing(value: Any) -> Timing:
+    _require(isinstance(value, dict), "a timing must be an object")
+    algorithm, config, seconds = value.get("algorithm"), value.get("config"), value.get("seconds")
+    _require(isinstance(algorithm, str), "algorithm must be a word")
+    _require(isinstance(config, dict) and len(config) < 100, "config must be an object")
+    _require(all(type(item) in (int, str) for item in config.values()), "config must hold numbers and words")
+    _require(type(seconds) in (int, float), "seconds must be a number")
+    _require(math.isfinite(seconds) and seconds > 0, "seconds must be positive")
+    return Timing(algorithm, config, float(seconds))
+
+
+def _require(holds: bool, rule: str) -> None:
+    if not holds:
+        raise ValueError(rule)
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is not a number")
+
+
+_warned: set[str] = set()
+
+
+def _warn(message: str) -> None:
+    # One warning per kind: a folder full of damage is one piece of news.
+    kind = message.split("(")[0]
+    if kind not in _warned:
+        _warned.add(kind)
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
