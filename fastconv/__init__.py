@@ -72,7 +72,7 @@ _HOME = {
 }
 __all__ = [*_HOME, "__version__"]
 #: Parts with names of their own, loaded when they are asked for: ``fastconv.image.filter2d``.
-_PARTS = ("image", "nn")
+_PARTS = ("image", "nn", "viz")
 
 
 def __getattr__(name: str) -> Any:

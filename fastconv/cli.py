@@ -6,46 +6,28 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from fastconv.cli_images import COMMANDS as IMAGE_COMMANDS
 from fastconv.compare.layers import Layer, load, match
+from fastconv.console import consoles as _consoles
+from fastconv.console import progress_bar as _progress
+from fastconv.console import usage as _usage
 from fastconv.problem import ACCURACIES, DTYPES, LAYOUTS, Problem
-
-#: Width of tables that go to a file or a pipe.
-PIPE_WIDTH = 160
-
-T = TypeVar("T")
-
-
-def _consoles() -> tuple[Console, Console]:
-    """Return where results go and where progress goes, so that a pipe holds results only."""
-    out = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
-    return out, Console(stderr=True, highlight=False)
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
-
-
-def _usage(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Call `function`; what it refuses is the user's to mend: exit code 2 and no traceback."""
-    try:
-        return function(*args, **kwargs)
-    except (ValueError, TypeError) as error:
-        raise click.UsageError(str(error)) from None
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fastconv")
 def cli() -> None:
     """2-D convolution of NumPy arrays, measured and explained."""
+
+
+for command in IMAGE_COMMANDS:
+    cli.add_command(command)
 
 
 @cli.command()

@@ -29,6 +29,8 @@ LAYERS = (
     ("api",),
     ("operators",),
     ("image", "nn", "viz", "compare"),
+    ("console",),
+    ("cli_images",),
     ("cli",),
     ("__init__", "__main__"),
 )

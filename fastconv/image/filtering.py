@@ -160,14 +160,14 @@ def gradient(
         return rounded(np.sqrt(total, out=total))
 
     def angle(slopes: Array) -> Array:
-        np.arctan2(slopes[1], slopes[0], out=slopes[0])
-        return slopes[0]
+        turned: Array = np.arctan2(slopes[1], slopes[0], out=slopes[0])
+        return turned
 
     steepness = filtered(pixels, pair, border, kind, magnitude, **words)
     angles = None
     if arguments.flag("direction", direction):
-        turned = _as_given(filtered(pixels, pair, border, compute, angle, **words), order)
-        angles = arrays.give_back(turned, image)
+        angles = filtered(pixels, pair, border, compute, angle, **words)
+        angles = arrays.give_back(_as_given(angles, order), image)
     return Gradient(arrays.give_back(_as_given(steepness, order), image), angles)
 
 

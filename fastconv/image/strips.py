@@ -7,6 +7,7 @@ channel, so nothing is transposed. Strips have the same rows for any number of t
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import fastconv
 from fastconv.algorithms.interface import WeightsDoNotFitError, WeightsNotFiniteError
 from fastconv.algorithms.separable import column_and_row
 from fastconv.image.borders import Border, Indices, sources
+from fastconv.planning.routes import thread_count
 
 Array = npt.NDArray[Any]
 #: Takes the results of all kernels for some rows, shape (kernels, rows, columns * channels), gives what is stored.
@@ -29,6 +31,8 @@ LEAST_HALOS = 1.0
 SEPARABLE_TAPS = 49
 #: Kernels so large that the engine goes through Fourier transforms, which want tall strips.
 TALL_TAPS = 200
+#: Plans to remember.
+PLANS = 64
 
 
 def filtered(
@@ -65,17 +69,23 @@ def filtered(
     tall = len(passes) == 1 and kh * kw >= TALL_TAPS
     step = _step(len(columns) * channels * kernels.itemsize, kh, tall)
     buffer = np.empty((min(step, oh) + kh - 1, len(columns), channels), kernels.dtype)
-    plans: dict[int, list[Any]] = {}
+    words["threads"] = thread_count(words["threads"])
     for image, target in zip(images, result, strict=True):
         for first in range(0, oh, step):
             live = min(step, oh - first)
             strip = buffer[: live + kh - 1]
             _fill(strip, image, rows[first : first + len(strip)], columns, border)
-            if live not in plans:
-                plans[live] = _planned(strip, passes, channels, words)
             y = strip.reshape(1, 1, len(strip), -1)
-            for plan in plans[live]:
-                y = plan(y)
+            for weights in passes:
+                settings = (
+                    y.shape,
+                    y.dtype,
+                    weights.shape,
+                    weights.tobytes(),
+                    channels,
+                    tuple(words.items()),
+                )
+                y = _planned(*settings)(y)
             done = finish(y[0]).reshape(live, ow, channels)
             np.copyto(target[first : first + live], done, casting="unsafe")
     return result
@@ -100,13 +110,18 @@ def _passes(kernels: Array, channels: int) -> list[Array]:
     return [factors[:kh].reshape(1, 1, kh, 1), factors[kh:].reshape(1, 1, 1, kw)]
 
 
-def _planned(strip: Array, passes: list[Array], channels: int, words: dict[str, Any]) -> list[Any]:
-    shape: tuple[int, ...] = (1, 1, len(strip), strip[0].size)
-    plans = []
-    for weights in passes:
-        plans.append(fastconv.plan(shape, weights, dilation=(1, channels), **words))
-        shape = fastconv.conv_output_shape(shape, weights.shape, dilation=(1, channels))
-    return plans
+@lru_cache(maxsize=PLANS)
+def _planned(
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    kernels: tuple[int, ...],
+    weights: bytes,
+    channels: int,
+    words: tuple[tuple[str, Any], ...],
+) -> Any:
+    """Return a plan; planning anew costs milliseconds, more than many a small image."""
+    array = np.frombuffer(weights, dtype).reshape(kernels)
+    return fastconv.plan(shape, array, dilation=(1, channels), **dict(words))
 
 
 def _fill(strip: Array, image: Array, rows: Indices, columns: Indices, border: Border) -> None:
