@@ -230,7 +230,8 @@ def test_all_algorithms_agree(kernel_name: str, layout: str) -> None:
     results = {
         row.algorithm: fastconv.conv2d(x, w, groups=groups, layout=layout, algorithm=row.algorithm)
         for row in rows
-        if row.accepted
+        # These weights are no column times a row, which is all that is ever asked of weights.
+        if row.accepted and not row.weights
     }
     assert len(results) > 2
     for algorithm, y in results.items():
