@@ -42,6 +42,9 @@ TURN_IN, TURN_OUT, TRANSPOSE = 6.0, 7.0, 11.0
 #: Kernels it takes, and for their longer side the outputs of a tile's side; tiles of 8 only in class `fast`.
 KERNELS = ((3, 3), (5, 5), (1, 3), (3, 1))
 SIDES: dict[int, tuple[int, ...]] = {3: (2, 4, 6), 5: (2, 4)}
+#: Channels up to which tiles of 6 keep class `standard`: errors grow with the square root of the channels, and the
+#: largest is 8e-6 of the largest output at 1280.
+MOST_CHANNELS = 1536
 
 
 class Config(NamedTuple):
@@ -103,6 +106,14 @@ def _even(total: int, most: int) -> int:
     return -(-total // -(-total // max(most, 1)))
 
 
+def _sides(problem: Problem) -> tuple[int, ...]:
+    """Return the outputs of a tile's side that keep the problem's accuracy class, in order."""
+    longest = max(problem.kh, problem.kw)
+    tile = 4 if problem.c // problem.groups > MOST_CHANNELS else 6
+    most = 8 if problem.accuracy == "fast" else tile
+    return tuple(m for m in SIDES[longest] if m + longest - 1 <= most)
+
+
 class Winograd(Algorithm[Config]):
     """See the head of this file."""
 
@@ -121,14 +132,14 @@ class Winograd(Algorithm[Config]):
             return f"needs a floating dtype, got {problem.dtype}"
         if problem.accuracy == "strict":
             return "reassociates sums; allow it with accuracy='standard'"
+        if not _sides(problem):
+            return f"sums over {problem.c // problem.groups} channels are less exact than class standard promises"
         return None
 
     def configs(self, problem: Problem, machine: Machine) -> tuple[Config, ...]:
         """Return the best block of each tile size and register tile, by cost."""
         lanes = machine.lanes(problem.compute_dtype)
-        sides = SIDES[max(problem.kh, problem.kw)]
-        if problem.accuracy != "fast":
-            sides = tuple(m for m in sides if m + max(problem.kh, problem.kw) - 1 < 8)
+        sides = _sides(problem)
         choices = {
             config: None
             for m in sides

@@ -1,0 +1,55 @@
+"""Winograd's matrices in exact arithmetic, and where its tiles are too inexact."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+
+from fastconv.algorithms import registry
+from fastconv.kernels.winograd_tile import transforms
+from fastconv.machine import Machine
+from fastconv.problem import Problem
+
+HOST = Machine.host()
+WINOGRAD = registry.get("winograd")
+
+
+@pytest.mark.parametrize(("m", "taps"), [(1, 1), (2, 3), (4, 3), (6, 3), (2, 5), (4, 5)])
+def test_matrices_are_exact(m: int, taps: int) -> None:
+    a_t, g, b_t = transforms(m, taps)
+    size = m + taps - 1
+    assert (len(a_t), len(g), len(b_t)) == (m, size, size)
+    data = [Fraction(3 * i * i - 7 * i + 2) for i in range(size)]
+    kernel = [Fraction(5 - 3 * i, i + 1) for i in range(taps)]
+    v = [sum(f * d for f, d in zip(row, data, strict=True)) for row in b_t]
+    u = [sum(f * w for f, w in zip(row, kernel, strict=True)) for row in g]
+    outputs = [sum(f * p * q for f, p, q in zip(row, u, v, strict=True)) for row in a_t]
+    assert outputs == [sum(kernel[k] * data[i + k] for k in range(taps)) for i in range(m)]
+
+
+def _problem(kernel: str, channels: int, accuracy: str) -> Problem:
+    word = f"n1c{channels}h28w28_o32k{kernel}_s1p0d1g1_nhwc_f32"
+    return replace(Problem.parse(word), accuracy=accuracy)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "channels", "accuracy", "sides"),
+    [
+        ("3x3", 64, "standard", {2, 4}),
+        ("3x3", 2560, "standard", {2}),
+        ("3x3", 64, "fast", {2, 4, 6}),
+        ("1x3", 64, "standard", {2, 4}),
+        ("5x5", 64, "standard", {2}),
+        ("5x5", 64, "fast", {2, 4}),
+    ],
+)
+def test_tiles_keep_the_accuracy_class(kernel: str, channels: int, accuracy: str, sides: set[int]) -> None:
+    problem = _problem(kernel, channels, accuracy)
+    assert WINOGRAD.why_not(problem, HOST) is None
+    assert {config.m for config in WINOGRAD.configs(problem, HOST)} <= sides
+
+
+def test_long_sums_of_large_kernels_are_refused() -> None:
+    assert "2560 channels" in str(WINOGRAD.why_not(_problem("5x5", 2560, "standard"), HOST))
