@@ -30,7 +30,8 @@ def photo(*shape: int) -> Array:
 def strip(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Do everything in one strip, or in many."""
     if request.param:
-        monkeypatch.setattr(strips, "STRIP_BYTES", 300)
+        for name in ("STRIP_BYTES", "STRIP_BYTES_OF_SEVERAL", "TALL_BYTES"):
+            monkeypatch.setattr(strips, name, 300)
         monkeypatch.setattr(strips, "LEAST_HALOS", 0.0)
 
 
