@@ -10,7 +10,7 @@ import numpy.typing as npt
 from fastconv import arguments, arrays
 from fastconv.image.bank import kernel as bank_kernel
 from fastconv.image.borders import NDIMAGE_MODES, Border
-from fastconv.image.strips import Finish, filtered
+from fastconv.image.strips import Finish, filtered, keep
 from fastconv.problem import one_of
 
 Array = npt.NDArray[Any]
@@ -240,7 +240,7 @@ def _border(mode: str, cval: float, origin: Any, kernel: tuple[int, ...]) -> Bor
 def _rounded_to(dtype: np.dtype[Any]) -> Finish:
     """Return what makes sums ready to be stored as `dtype`."""
     if dtype.kind == "f":
-        return lambda sums: sums
+        return keep
     limits = np.iinfo(dtype)
     wide = dtype.itemsize > 2
 
@@ -268,7 +268,7 @@ def _without_nan(
     def run(image: Array, value: float) -> Array:
         # The sums over what is left are differences of zeros when nothing is left: not by Fourier transforms.
         exact = words | {"accuracy": "strict"}
-        return filtered(image, kernels, border._replace(value=value), compute, lambda sums: sums, **exact)
+        return filtered(image, kernels, border._replace(value=value), compute, keep, **exact)
 
     outside_missing = bool(np.isnan(border.value))
     sums = run(np.where(missing, 0, pixels).astype(compute), 0.0 if outside_missing else border.value)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from fastconv import arguments, arrays
 from fastconv.image.borders import SIGNAL_BOUNDARIES, Border
-from fastconv.image.strips import filtered
+from fastconv.image.strips import filtered, keep
 from fastconv.problem import one_of
 
 Array = npt.NDArray[Any]
@@ -128,7 +128,7 @@ def _sliding(
         weights[None].astype(compute),
         border,
         dtype,
-        lambda sums: sums,
+        keep,
         accuracy=accuracy,
         threads=threads,
     )[0, :, :, 0]

@@ -6,6 +6,7 @@ channel, so nothing is transposed. Strips have the same rows for any number of t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -75,25 +76,49 @@ def filtered(
     step = _step(len(columns) * channels * kernels.itemsize, kh, TALL_BYTES if tall else most)
     buffer = np.empty((min(step, oh) + kh - 1, len(columns), channels), kernels.dtype)
     words["threads"] = thread_count(words["threads"])
+    # Between two passes, and before `finish`: fresh memory for each strip would cost a third of the time.
+    rooms: dict[int, Array] = {}
     for image, target in zip(images, result, strict=True):
         for first in range(0, oh, step):
             live = min(step, oh - first)
             strip = buffer[: live + kh - 1]
             _fill(strip, image, rows[first : first + len(strip)], columns, border)
-            y = strip.reshape(1, 1, len(strip), -1)
-            for weights in passes:
-                settings = (
-                    y.shape,
-                    y.dtype,
-                    weights.shape,
-                    weights.tobytes(),
-                    channels,
-                    tuple(words.items()),
-                )
-                y = _planned(*settings)(y)
-            done = finish(y[0]).reshape(live, ow, channels)
-            np.copyto(target[first : first + live], done, casting="unsafe")
+            rows_out = target[first : first + live]
+            direct = finish is keep and result.dtype == kernels.dtype
+            y = _through(strip, passes, channels, words, rows_out if direct else None, rooms)
+            if not direct:
+                done = finish(y[0]).reshape(live, ow, channels)
+                np.copyto(rows_out, done, casting="unsafe")
     return result
+
+
+def keep(sums: Array) -> Array:
+    """Return results as they are: they are then computed where they are to be stored."""
+    return sums
+
+
+def _through(
+    strip: Array,
+    passes: list[Array],
+    channels: int,
+    words: dict[str, Any],
+    last: Array | None,
+    rooms: dict[int, Array],
+) -> Array:
+    """Apply the passes to a strip; the result of the last one goes to `last`, the others to `rooms`."""
+    y = strip.reshape(1, 1, len(strip), -1)
+    for index, weights in enumerate(passes):
+        shape = fastconv.conv_output_shape(y.shape, weights.shape, dilation=(1, channels))
+        if last is not None and index == len(passes) - 1:
+            out = last.reshape(shape)
+        else:
+            # The first strip is the tallest.
+            if index not in rooms:
+                rooms[index] = np.empty(math.prod(shape), y.dtype)
+            out = rooms[index][: math.prod(shape)].reshape(shape)
+        settings = (y.shape, y.dtype, weights.shape, weights.tobytes(), channels, tuple(words.items()))
+        y = _planned(*settings)(y, out=out)
+    return y
 
 
 def _step(line_bytes: int, kh: int, most: int) -> int:
