@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from fastconv.api import plan_cache_clear as plan_cache_clear
     from fastconv.api import plan_cache_info as plan_cache_info
     from fastconv.machine import Machine as Machine
+    from fastconv.operators.gradients import conv2d_bias_grad as conv2d_bias_grad
+    from fastconv.operators.gradients import conv2d_input_grad as conv2d_input_grad
+    from fastconv.operators.gradients import conv2d_weight_grad as conv2d_weight_grad
     from fastconv.operators.local import locally_connected2d as locally_connected2d
     from fastconv.operators.pooling import adaptive_avg_pool2d as adaptive_avg_pool2d
     from fastconv.operators.pooling import adaptive_max_pool2d as adaptive_max_pool2d
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from fastconv.operators.pooling import global_avg_pool2d as global_avg_pool2d
     from fastconv.operators.pooling import global_max_pool2d as global_max_pool2d
     from fastconv.operators.pooling import max_pool2d as max_pool2d
+    from fastconv.operators.transposed import conv_transpose2d as conv_transpose2d
     from fastconv.operators.unfolding import col2im as col2im
     from fastconv.operators.unfolding import im2col as im2col
     from fastconv.planning.explain import Explanation as Explanation
@@ -56,6 +60,10 @@ _HOME = {
     "global_avg_pool2d": "fastconv.operators.pooling",
     "global_max_pool2d": "fastconv.operators.pooling",
     "max_pool2d": "fastconv.operators.pooling",
+    "conv2d_bias_grad": "fastconv.operators.gradients",
+    "conv2d_input_grad": "fastconv.operators.gradients",
+    "conv2d_weight_grad": "fastconv.operators.gradients",
+    "conv_transpose2d": "fastconv.operators.transposed",
     "col2im": "fastconv.operators.unfolding",
     "im2col": "fastconv.operators.unfolding",
     "Explanation": "fastconv.planning.explain",

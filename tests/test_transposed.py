@@ -1,0 +1,198 @@
+"""Transposed convolution and gradients: exact on small integers against the definition, and adjoint to each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx_cases import DATA, attributes, generated, same, stored
+from oracle import Array
+
+import fastconv
+
+
+def scattered(x: Array, w: Array, stride: Any, pads: Any, dilation: Any, extra: Any, groups: int) -> Array:
+    """Return the transposed convolution of NCHW images by its definition: every pixel is spread over a window."""
+    (n, c, h, wide), (_, per_group, kh, kw) = x.shape, w.shape
+    (sh, sw), (dh, dw), ((top, bottom), (left, right)) = stride, dilation, pads
+    full = np.zeros(
+        (
+            n,
+            per_group * groups,
+            (h - 1) * sh + dh * (kh - 1) + 1 + extra[0],
+            (wide - 1) * sw + dw * (kw - 1) + 1 + extra[1],
+        )
+    )
+    for i in range(c):
+        first = i // (c // groups) * per_group
+        for r in range(kh):
+            for s in range(kw):
+                view = full[:, first : first + per_group, r * dh :: sh, s * dw :: sw][:, :, :h, :wide]
+                view += x[:, i, None] * w[i, :, r, s][None, :, None, None]
+    return full[:, :, top : full.shape[2] - bottom, left : full.shape[3] - right]
+
+
+class Draw:
+    """One configuration, small, of small integers."""
+
+    def __init__(self, seed: int) -> None:
+        rng = self.rng = np.random.default_rng(seed)
+        self.groups = int(rng.choice([1, 1, 2, 3]))
+        c, per_group = self.groups * int(rng.integers(1, 5)), int(rng.integers(1, 5))
+        self.k, self.stride, self.dilation = self.pair(1, 6), self.pair(1, 5), self.pair(1, 4)
+        self.extra = tuple(
+            int(rng.integers(0, max(pair))) for pair in zip(self.stride, self.dilation, strict=True)
+        )
+        self.pads = tuple(
+            tuple(int(v) for v in rng.integers(0, d * (k - 1) + 1, 2))
+            for d, k in zip(self.dilation, self.k, strict=True)
+        )
+        self.x = self.integers(2, c, *self.pair(1, 9))
+        self.w = self.integers(c, per_group, *self.k)
+        self.bias = self.integers(per_group * self.groups)
+
+    def pair(self, low: int, high: int) -> tuple[int, int]:
+        first, second = self.rng.integers(low, high, 2)
+        return int(first), int(second)
+
+    def integers(self, *shape: int) -> Array:
+        return self.rng.integers(-4, 5, shape).astype(np.float64)
+
+
+@pytest.mark.parametrize("block", range(8))
+def test_small_integers_are_exact(block: int) -> None:
+    compared = 0
+    for seed in range(block * 60, (block + 1) * 60):
+        d = Draw(seed)
+        expected = scattered(d.x, d.w, d.stride, d.pads, d.dilation, d.extra, d.groups)
+        call: tuple[Any, ...] = (d.bias, d.stride, d.pads, d.extra, d.groups, d.dilation)
+        if 0 in expected.shape:
+            with pytest.raises(ValueError, match="the result would have"):
+                fastconv.conv_transpose2d(d.x, d.w, *call)
+            continue
+        expected = expected + d.bias[:, None, None]
+        y = fastconv.conv_transpose2d(d.x, d.w, *call, accuracy="strict")
+        np.testing.assert_array_equal(y, expected)
+        y = fastconv.conv_transpose2d(
+            d.x.transpose(0, 2, 3, 1), d.w.transpose(2, 3, 1, 0), *call, layout="NHWC", weight_layout="HWOI",
+            accuracy="strict",
+        )  # fmt: skip
+        np.testing.assert_array_equal(y.transpose(0, 3, 1, 2), expected)
+        compared += 1
+    assert compared > 30
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_gradients_are_adjoint_to_the_convolution(dtype: str, layout: str) -> None:
+    """<conv(x, w), y> = <x, input gradient(y)> = <w, weight gradient(y)>, exactly, on small integers."""
+    compared = 0
+    for seed in range(60):
+        d = Draw(seed)
+        w = d.w.astype(dtype)
+        x = d.integers(2, w.shape[1] * d.groups, 12, 11).astype(dtype)
+        x = x if layout == "NCHW" else np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+        words: dict[str, Any] = {"layout": layout, "accuracy": "strict"}
+        call: tuple[Any, ...] = (d.stride, d.pads, d.dilation, d.groups)
+        try:
+            y = fastconv.conv2d(x, w, None, *call, **words)
+        except ValueError:
+            continue
+        g = d.integers(*y.shape).astype(dtype)
+        by_x = fastconv.conv2d_input_grad(x.shape, w, g, *call, **words)
+        by_w = fastconv.conv2d_weight_grad(x, w.shape, g, *call, **words)
+        assert (by_x.shape, by_w.shape, by_x.dtype, by_w.dtype) == (x.shape, w.shape, x.dtype, w.dtype)
+        product = np.vdot(y.astype(np.float64), g)
+        assert product == np.vdot(x.astype(np.float64), by_x) == np.vdot(w.astype(np.float64), by_w)
+        axes = (0, 2, 3) if layout == "NCHW" else (0, 1, 2)
+        np.testing.assert_array_equal(fastconv.conv2d_bias_grad(g, layout=layout), g.sum(axis=axes))
+        compared += 1
+    assert compared > 30
+
+
+def test_words_of_convolution() -> None:
+    x, w = np.ones((3, 4, 5), np.float32), np.ones((3, 2, 3, 3), np.float32)
+    y = fastconv.conv_transpose2d(x, w, stride=2, output_size=(10, 12), activation="relu", threads=2)
+    assert y.shape == (2, 10, 12)
+    out = np.empty_like(y)
+    assert fastconv.conv_transpose2d(x, w, stride=2, output_size=(10, 12), out=out) is out
+    np.testing.assert_array_equal(out, y)
+
+
+X, W = np.ones((1, 4, 5, 5), np.float32), np.ones((4, 2, 3, 3), np.float32)
+WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "integers": ({"x": X.astype(np.int32)}, TypeError, "x must be of float32 or float64, got int32"),
+    "two dtypes": ({"w": W.astype(np.float64)}, ValueError, "w must have the dtype of the other arrays"),
+    "channels": ({"w": W[:3]}, ValueError, "x has 4 channels and w takes 3"),
+    "groups": ({"groups": 3}, ValueError, "groups divide them"),
+    "no kernel": ({"w": W[:, :, :0]}, ValueError, "no empty axis"),
+    "stride 0": ({"stride": 0}, ValueError, "stride"),
+    "padding in words": ({"padding": "same"}, ValueError, "padding must be numbers"),
+    "all taken away": ({"padding": 9}, ValueError, "the result would have -11 rows and -11 columns"),
+    "output_padding": ({"output_padding": 1}, ValueError, "less than stride 1 or dilation 1"),
+    "output_size": ({"output_size": (6, 7)}, ValueError, "output_padding of -1 rows"),
+    "weight_layout": ({"weight_layout": "OIHW"}, ValueError, "weight_layout must be one of IOHW, HWOI"),
+    "bias": ({"bias": np.ones(3, np.float32)}, ValueError, r"bias must be float32 of shape \(2,\)"),
+    "out": ({"out": np.empty((1, 2, 6, 7), np.float32)}, ValueError, "out"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_wrong_arguments_are_named(kind: str) -> None:
+    words, error, text = WRONG[kind]
+    with pytest.raises(error, match=text):
+        fastconv.conv_transpose2d(**{"x": X, "w": W, **words})
+
+
+def test_gradients_name_a_wrong_shape() -> None:
+    with pytest.raises(
+        ValueError, match=r"grad_out must have the shape of the convolution's result, \(1, 4, 3, 3\)"
+    ):
+        fastconv.conv2d_input_grad((1, 2, 5, 5), W, np.ones((1, 4, 4, 3), np.float32))
+
+
+def by_fastconv(node: Any, inputs: list[Array]) -> Array:
+    given = attributes(node)
+    x, w, *bias = inputs
+    stride, dilation = tuple(given.pop("strides", (1, 1))), tuple(given.pop("dilations", (1, 1)))
+    extra, groups = tuple(given.pop("output_padding", (0, 0))), given.pop("group", 1)
+    given.pop("kernel_shape", None)
+    word, size = given.pop("auto_pad", b"NOTSET").decode(), given.pop("output_shape", None)
+    top, left, bottom, right = given.pop("pads", (0, 0, 0, 0))
+    if word.startswith("SAME") and size is None:
+        size = [length * step for length, step in zip(x.shape[2:], stride, strict=True)]
+    if size is not None:
+        # ONNX works the padding out from the size it asks for.
+        totals = [
+            s * (n - 1) + p + (k - 1) * d + 1 - out
+            for s, n, p, k, d, out in zip(
+                stride, x.shape[2:], extra, w.shape[2:], dilation, size, strict=True
+            )
+        ]
+        begins = [t // 2 if word != "SAME_LOWER" else t - t // 2 for t in totals]
+        if word != "SAME_UPPER":
+            begins = [t - t // 2 for t in totals]
+        extra = tuple(e + max(0, -t) for e, t in zip(extra, totals, strict=True))
+        top, left = (max(0, begin) for begin in begins)
+        bottom, right = (max(0, t) - max(0, begin) for t, begin in zip(totals, begins, strict=True))
+    assert not given
+    pads = ((top, bottom), (left, right))
+    y: Array = fastconv.conv_transpose2d(x, w, *(bias or [None]), stride, pads, extra, groups, dilation)
+    return y
+
+
+CASES = [case for case in generated("convtranspose", "ConvTranspose") if case[2][0].ndim == 4]
+FOLDERS = sorted(DATA.glob("pytorch-converted/test_ConvTranspose2d*"))
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case[0] for case in CASES])
+def test_generated_onnx_cases(case: tuple[str, Any, list[Array], list[Array]]) -> None:
+    _, node, inputs, outputs = case
+    same(by_fastconv(node, inputs), outputs[0])
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=[folder.name for folder in FOLDERS])
+def test_stored_onnx_cases(folder: Any) -> None:
+    for node, tensors, expected in stored(folder, "ConvTranspose"):
+        same(by_fastconv(node, [tensors[name] for name in node.input]), expected)
