@@ -199,7 +199,7 @@ def floats(name: str, value: Any) -> Array:
     return array
 
 
-def checkcheck_same_dtype(name: str, array: Array, other: Array) -> None:
+def check_same_dtype(name: str, array: Array, other: Array) -> None:
     if array.dtype.name != other.dtype.name:
         raise ValueError(
             f"{name} must have the dtype of the other arrays, {other.dtype.name}, got {array.dtype.name}"
