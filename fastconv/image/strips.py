@@ -76,7 +76,7 @@ def filtered(
     step = _step(len(columns) * channels * kernels.itemsize, kh, TALL_BYTES if tall else most)
     buffer = np.empty((min(step, oh) + kh - 1, len(columns), channels), kernels.dtype)
     words["threads"] = thread_count(words["threads"])
-    # Between two passes, and before `finish`: fresh memory for each strip would cost a third of the time.
+    # Between two passes, and before `finish`: fresh memory for each strip would be new pages each time.
     rooms: dict[int, Array] = {}
     for image, target in zip(images, result, strict=True):
         for first in range(0, oh, step):
