@@ -193,8 +193,8 @@ threads, workspace_limit
     dtype : dtype, optional
         Of the images; must be that of `w`, and is when left out.
     rigor : {"stored", "estimate", "measure", "exhaustive"}
-        How to choose: by an earlier decision if there is one (else by estimate), by estimate, by timing every
-        algorithm in its default setting, by timing every algorithm in every setting.
+        How to choose: by an earlier decision if there is one (else by estimate), by estimate, by timing the few
+        best by estimate and every algorithm's default setting, by timing every algorithm in every setting.
 
     Returns
     -------

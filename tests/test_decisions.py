@@ -173,13 +173,13 @@ def test_a_wrong_answer_is_never_timed(machine: Machine, monkeypatch: pytest.Mon
 
     def spoiled(work: object, data: tuple[np.ndarray, ...], threads: int) -> None:
         run(work, data, threads)  # type: ignore[arg-type]
-        if getattr(work, "kernel").name.startswith("direct"):  # noqa: B009
+        if getattr(work, "kernel").name.startswith("im2col"):  # noqa: B009
             data[1][...] += 1
 
     monkeypatch.setattr(measuring, "_run", spoiled)
-    with pytest.warns(RuntimeWarning, match="direct .* computes .* otherwise"):
+    with pytest.warns(RuntimeWarning, match="im2col .* computes .* otherwise"):
         (decision,) = fastconv.tune([dataclasses.replace(PROBLEM, accuracy="strict")])
-    assert "direct" not in {timing.algorithm for timing in decision.timings}
+    assert "im2col" not in {timing.algorithm for timing in decision.timings}
 
 
 def test_every_parameter_is_in_the_key_or_irrelevant() -> None:

@@ -242,13 +242,13 @@ def test_measuring_takes_the_fastest(monkeypatch: pytest.MonkeyPatch, ran: list[
     times = {"quick_4": 3.0, "quick_8": 1.0, "steady_1": 2.0, "reference_1": 0.1}
     monkeypatch.setattr(measuring, "race", race_of(times, ran))
     plan = fastconv.plan(X, W, np.ones(3, np.float32), workspace_limit=1000, rigor="measure")
-    assert (plan.algorithm, plan.source) == ("steady", "measure")
+    assert (plan.algorithm, plan.config, plan.source) == ("quick", Tile(8), "measure")
     # The reference is hopeless by estimate: it is not even tried.
     # Everybody runs once to show the answer, and in the race.
-    assert ran == ["quick_4", "steady_1"] * 2
+    assert ran == ["quick_8", "quick_4", "steady_1"] * 2
     plan = fastconv.plan(X, W, workspace_limit=1000, rigor="exhaustive", residual=True)
     assert (plan.algorithm, plan.config, plan.source) == ("quick", Tile(8), "measure")
-    assert ran[4:] == ["quick_8", "quick_4", "steady_1"] * 2
+    assert ran[6:] == ["quick_8", "quick_4", "steady_1"] * 2
     plan = fastconv.plan(X, W, workspace_limit=1000, rigor="exhaustive", algorithm="quick")
     assert (plan.algorithm, plan.config, plan.source) == ("quick", Tile(8), "forced")
 

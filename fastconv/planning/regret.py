@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fastconv.machine import Machine
-from fastconv.planning import decisions, planner
+from fastconv.planning import decisions, measuring, planner
 from fastconv.problem import Problem
 
 
@@ -21,7 +21,7 @@ class Regret:
     estimate : float
         Of the choice by estimate.
     measure : float
-        Of the fastest among default settings, which is what rigor "measure" times.
+        Of the fastest of those that rigor "measure" times.
     """
 
     problem: Problem
@@ -39,16 +39,14 @@ def regret(problem: Problem, machine: Machine) -> Regret | None:
     seconds = {(row.algorithm, tuple(row.config.items())): row.seconds for row in decision.timings}
     choice = planner.choose(problem, machine)
     chosen = seconds.get((choice.algorithm.name, planner.setting(choice)))
-    rows = planner.ranked(problem, machine)
-    defaults = [
+    timed = [
         seconds[name]
-        for row in rows
-        if row.config == row.algorithm.configs(problem, machine)[0]
-        and (name := (row.algorithm.name, planner.setting(row))) in seconds
+        for row in measuring.entrants(problem, machine)
+        if (name := (row.algorithm.name, planner.setting(row))) in seconds
     ]
-    if chosen is None or not defaults:
+    if chosen is None or not timed:
         return None
     best = decision.timings[0]
     return Regret(
-        problem, best.algorithm, choice.algorithm.name, chosen / best.seconds, min(defaults) / best.seconds
+        problem, best.algorithm, choice.algorithm.name, chosen / best.seconds, min(timed) / best.seconds
     )

@@ -54,7 +54,7 @@ def autotune(rigor: str = "measure") -> Iterator[None]:
     Parameters
     ----------
     rigor : {"measure", "exhaustive", "off"}
-        Time every algorithm in its default setting, or in every setting; "off" tunes nothing, whatever
+        Time the few best by estimate and every default setting, or every setting; "off" tunes nothing, whatever
         ``FASTCONV_TUNE`` says.
 
     Examples
@@ -133,7 +133,7 @@ def tune(
     problems : iterable of Problem or str
         Problems, or their words.
     rigor : {"measure", "exhaustive"}
-        Time every algorithm in its default setting, or in every setting.
+        Time the few best by estimate and every algorithm's default setting, or every setting.
     budget_s : float, optional
         Seconds for all of them; problems that it does not reach are left as they are.
     progress : callable, optional
