@@ -79,7 +79,13 @@ FEATURES: dict[int, tuple[str, tuple[str, ...]]] = {
         ("test_nn::test_depthwise_separable_block", "test_nn::test_parameter_counts"),
     ),
     25: ("1x1 is a matrix product", ("test_identities::test_1x1_is_a_matrix_product",)),
-    26: ("transposed convolution", ("test_features::test_transposed_convolution_doubles_the_size",)),
+    26: (
+        "transposed convolution",
+        (
+            "test_features::test_transposed_convolution_doubles_the_size",
+            "test_transposed::test_small_integers_are_exact",
+        ),
+    ),
     27: (
         "locally connected",
         (
@@ -173,7 +179,13 @@ FEATURES: dict[int, tuple[str, tuple[str, ...]]] = {
             "test_cli_images::test_receptive_field",
         ),
     ),
-    47: ("backward pass", ("test_features::test_gradient_of_the_input_is_the_transpose",)),
+    47: (
+        "backward pass",
+        (
+            "test_features::test_gradient_of_the_input_is_the_transpose",
+            "test_transposed::test_gradients_are_adjoint_to_the_convolution",
+        ),
+    ),
 }
 
 
@@ -362,6 +374,7 @@ def test_transposed_convolution_doubles_the_size() -> None:
     for i, j in np.ndindex(n, n):
         expected[:, i * s : i * s + k, j * s : j * s + k] += np.tensordot(x[:, i, j], w, 1)
     np.testing.assert_array_equal(y, expected[:, p:-p, p:-p])
+    np.testing.assert_array_equal(fastconv.conv_transpose2d(x, w, None, s, p), y)
 
 
 def test_gradient_of_the_input_is_the_transpose() -> None:
@@ -370,6 +383,7 @@ def test_gradient_of_the_input_is_the_transpose() -> None:
     grad = whole(*y.shape)
     back = transposed(grad, w, 2, 1, 8)
     assert (y * grad).sum() == (x * back).sum()
+    np.testing.assert_array_equal(fastconv.conv2d_input_grad(x.shape, w, grad, 2, 1), back)
     # By definition: how much the loss sum(y * grad) grows with one pixel.
     for place in ((0, 0, 0), (1, 3, 4), (2, 7, 7)):
         more = x.copy()
