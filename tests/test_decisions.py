@@ -92,7 +92,9 @@ def test_what_was_tuned_is_not_timed_again(machine: Machine, monkeypatch: pytest
     plan = fastconv.plan(X, W, padding=1, threads=1)
     assert (plan.source, plan.algorithm) == ("stored", first.timings[0].algorithm)
     assert fastconv.plan(X, W, padding=1, threads=1, rigor="measure").source == "stored"
-    assert fastconv.explain(X, W, padding=1, threads=1).source == "stored"
+    report = fastconv.explain(X, W, padding=1, threads=1)
+    assert (report.source, report.chosen.measured_seconds) == ("stored", first.timings[0].seconds)
+    assert "measured" in str(report)
 
 
 def test_a_stored_decision_is_taken_by_plans_and_explained(machine: Machine, never_timed: None) -> None:

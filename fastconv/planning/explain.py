@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from fastconv.machine import Machine
-from fastconv.planning.planner import AUTO, Candidate, Choice, as_planned, choose, decided, survey
+from fastconv.planning import decisions
+from fastconv.planning.planner import AUTO, Candidate, Choice, as_planned, choose, decided, setting, survey
 from fastconv.problem import Problem
 
 
@@ -34,6 +37,8 @@ class Row:
         b in ``|y - exact| <= b * (sum(|x| |w|) + |bias| + |residual|)``; NaN when it cannot compute the
         problem.
     chosen : bool
+    measured_seconds : float, optional
+        Time that tuning measured on this machine; None when it did not.
     """
 
     algorithm: str
@@ -46,6 +51,7 @@ class Row:
     workspace_bytes: int
     error_bound: float
     chosen: bool
+    measured_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,11 @@ class Explanation:
         """The row that was chosen."""
         return next(row for row in self.rows if row.chosen)
 
+    @property
+    def tuned(self) -> bool:
+        """Whether any row was measured on this machine."""
+        return any(row.measured_seconds for row in self.rows)
+
     def __str__(self) -> str:
         p = self.problem
         head = [
@@ -84,6 +95,7 @@ class Explanation:
                 "",
                 "algorithm",
                 "predicted",
+                *(["measured"] if self.tuned else []),
                 "GFLOP/s",
                 "packing",
                 "workspace",
@@ -102,6 +114,7 @@ class Explanation:
             "*" if row.chosen else "",
             row.algorithm,
             _time(row.seconds) if known else "-",
+            *([_time(row.measured_seconds) if row.measured_seconds else "-"] if self.tuned else []),
             f"{self.problem.flop / max(row.seconds, 1e-9) / 1e9:.1f}" if known else "-",
             _time(row.packing_seconds) if known else "-",
             _size(row.workspace_bytes) if known else "-",
@@ -120,12 +133,17 @@ def explained(problem: Problem, machine: Machine, algorithm: str = AUTO) -> Expl
     """
     asked = as_planned(problem)
     choice = (decided(asked, machine) if algorithm == AUTO else None) or choose(asked, machine, algorithm)
-    rows = [_row(candidate, asked, choice) for candidate in survey(asked, machine)]
+    decision = decisions.find(asked, machine)
+    measured = {
+        (row.algorithm, tuple(row.config.items())): row.seconds
+        for row in (decision.timings if decision else ())
+    }
+    rows = [_row(candidate, asked, choice, measured) for candidate in survey(asked, machine)]
     rows.sort(key=lambda row: (not row.accepted, row.seconds))
     return Explanation(problem, choice.source, tuple(rows))
 
 
-def _row(candidate: Candidate, problem: Problem, choice: Choice) -> Row:
+def _row(candidate: Candidate, problem: Problem, choice: Choice, measured: Mapping[Any, float]) -> Row:
     algorithm = candidate.algorithm
     return Row(
         algorithm=algorithm.name,
@@ -138,6 +156,7 @@ def _row(candidate: Candidate, problem: Problem, choice: Choice) -> Row:
         workspace_bytes=candidate.workspace_bytes,
         error_bound=float("nan") if candidate.config is None else algorithm.error_bound(problem),
         chosen=(algorithm.name, candidate.config) == (choice.algorithm.name, choice.config),
+        measured_seconds=measured.get((algorithm.name, setting(candidate))),
     )
 
 
