@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fastconv.api import plan_cache_clear as plan_cache_clear
     from fastconv.api import plan_cache_info as plan_cache_info
     from fastconv.machine import Machine as Machine
+    from fastconv.operators.depthwise import depthwise_conv2d as depthwise_conv2d
     from fastconv.operators.gradients import conv2d_bias_grad as conv2d_bias_grad
     from fastconv.operators.gradients import conv2d_input_grad as conv2d_input_grad
     from fastconv.operators.gradients import conv2d_weight_grad as conv2d_weight_grad
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from fastconv.operators.pooling import global_avg_pool2d as global_avg_pool2d
     from fastconv.operators.pooling import global_max_pool2d as global_max_pool2d
     from fastconv.operators.pooling import max_pool2d as max_pool2d
+    from fastconv.operators.sequences import conv1d as conv1d
     from fastconv.operators.transposed import conv_transpose2d as conv_transpose2d
     from fastconv.operators.unfolding import col2im as col2im
     from fastconv.operators.unfolding import im2col as im2col
@@ -60,9 +62,11 @@ _HOME = {
     "global_avg_pool2d": "fastconv.operators.pooling",
     "global_max_pool2d": "fastconv.operators.pooling",
     "max_pool2d": "fastconv.operators.pooling",
+    "depthwise_conv2d": "fastconv.operators.depthwise",
     "conv2d_bias_grad": "fastconv.operators.gradients",
     "conv2d_input_grad": "fastconv.operators.gradients",
     "conv2d_weight_grad": "fastconv.operators.gradients",
+    "conv1d": "fastconv.operators.sequences",
     "conv_transpose2d": "fastconv.operators.transposed",
     "col2im": "fastconv.operators.unfolding",
     "im2col": "fastconv.operators.unfolding",

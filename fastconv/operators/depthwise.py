@@ -1,0 +1,119 @@
+"""Depthwise convolution in TensorFlow's words: `conv2d` with as many groups as channels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastconv import api, arguments, arrays
+from fastconv.arguments import PaddingArgument, Step
+from fastconv.operators import running
+from fastconv.problem import one_of
+
+Array = npt.NDArray[Any]
+#: TensorFlow's order of axes, with M kernels for each channel; and that of `conv2d` with C groups, as PyTorch has it.
+WEIGHT_LAYOUTS = ("HWCM", "OIHW")
+
+
+def depthwise_conv2d(
+    x: Any,
+    w: Any,
+    bias: Any = None,
+    stride: Step = 1,
+    padding: PaddingArgument = 0,
+    dilation: Step = 1,
+    *,
+    layout: str = "NCHW",
+    weight_layout: str = "HWCM",
+    padding_mode: str = "zeros",
+    activation: str | None = None,
+    residual: Any = None,
+    accuracy: str = "standard",
+    algorithm: str = "auto",
+    threads: int | None = None,
+    workspace_limit: int | None = None,
+    out: Any = None,
+) -> Any:
+    """Cross-correlate each channel with kernels of its own, M of them: C channels become C * M.
+
+    Output channel ``c * M + m`` is channel c with its kernel m, in TensorFlow, Keras and PyTorch alike. Strides and
+    dilations may differ between rows and columns and be combined, which TensorFlow does not allow.
+
+    Parameters
+    ----------
+    x : array, shape (N, C, H, W), or (N, H, W, C) with ``layout="NHWC"``
+        As for `conv2d`; the axis N may be missing.
+    w : array, shape (kh, kw, C, M), or (C * M, 1, kh, kw) with ``weight_layout="OIHW"``
+        Kernels, of the dtype of `x`; M is the channel multiplier.
+    bias : array, shape (C * M,), optional
+    weight_layout : {"HWCM", "OIHW"}
+        Axes of `w`: TensorFlow's, or those of PyTorch and of `conv2d`.
+    stride, padding, dilation, layout, padding_mode, activation, residual, accuracy, algorithm, threads, \
+workspace_limit, out
+        As for `conv2d`.
+
+    Returns
+    -------
+    array, shape (N, C * M, oh, ow) or (N, oh, ow, C * M)
+        As of `conv2d`.
+
+    Raises
+    ------
+    TypeError, ValueError, WorkspaceLimitError
+        As `conv2d` does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> x = np.arange(4.0).reshape(1, 1, 2, 2)  # two channels of two pixels, NHWC
+    >>> w = np.array([[[[1.0, 10.0], [100.0, 1000.0]]]])
+    >>> fastconv.depthwise_conv2d(x, w, layout="NHWC")[0, 0].tolist()
+    [[0.0, 0.0, 100.0, 1000.0], [2.0, 20.0, 300.0, 3000.0]]
+    """
+    images, given = arrays.view("x", x), arrays.view("w", w)
+    channels = running.sizes(images.shape, layout).c
+    kernels = kernels_of(given, weight_layout, channels, layout)
+    if out is not None and kernels is not given:
+        arrays.check_apart("w", arrays.view("out", out), given)
+    return api.conv2d(
+        x,
+        kernels,
+        bias,
+        stride,
+        padding,
+        dilation,
+        channels,
+        layout=layout,
+        padding_mode=padding_mode,
+        activation=activation,
+        residual=residual,
+        accuracy=accuracy,
+        algorithm=algorithm,
+        threads=threads,
+        workspace_limit=workspace_limit,
+        out=out,
+    )
+
+
+def kernels_of(w: Array, weight_layout: object, channels: int, layout: str, name: str = "w") -> Array:
+    """Return depthwise kernels as (C * M, 1, kh, kw)."""
+    order = one_of("weight_layout", weight_layout, WEIGHT_LAYOUTS)
+    sizes = arguments.shape(f"{name}.shape", w.shape, (4,))
+    if 0 in sizes:
+        raise ValueError(f"{name} must have at least one of each, got shape {sizes}")
+    if order == "OIHW":
+        if sizes[1] != 1 or sizes[0] % channels:
+            raise ValueError(
+                f"{name} must have shape (C * M, 1, kh, kw) with C = {channels} (the channels of x with "
+                f"layout={layout!r}), got {sizes} with weight_layout='OIHW'"
+            )
+        return w
+    if sizes[2] != channels:
+        raise ValueError(
+            f"{name} must have C = {channels} channels (those of x with layout={layout!r}), got {sizes[2]} in shape "
+            f"{sizes}, read with weight_layout='HWCM'"
+        )
+    return np.ascontiguousarray(w.transpose(2, 3, 0, 1)).reshape(-1, 1, *sizes[:2])
