@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fastconv.algorithms.registry import list_algorithms as list_algorithms
     from fastconv.api import conv2d as conv2d
     from fastconv.api import conv_output_shape as conv_output_shape
     from fastconv.api import explain as explain
@@ -54,6 +55,7 @@ _HOME = {
     "plan": "fastconv.api",
     "plan_cache_clear": "fastconv.api",
     "plan_cache_info": "fastconv.api",
+    "list_algorithms": "fastconv.algorithms.registry",
     "Machine": "fastconv.machine",
     "locally_connected2d": "fastconv.operators.local",
     "adaptive_avg_pool2d": "fastconv.operators.pooling",

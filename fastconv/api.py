@@ -270,7 +270,7 @@ def explain(
     workspace_limit: int | None = None,
     dtype: npt.DTypeLike | None = None,
 ) -> Explanation:
-    """Say which algorithm a plan would use and why not another; runs nothing, needs no weights.
+    """Say which algorithm a plan would use, and what keeps it from others; runs nothing, needs no weights.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.markup import escape
@@ -18,6 +18,9 @@ from fastconv.console import consoles as _consoles
 from fastconv.console import progress_bar as _progress
 from fastconv.console import usage as _usage
 from fastconv.problem import ACCURACIES, DTYPES, LAYOUTS, Problem
+
+if TYPE_CHECKING:
+    from fastconv.planning.decisions import Timing
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -46,12 +49,12 @@ def info(no_peak: bool) -> None:
 @cli.command()
 def algorithms() -> None:
     """List the algorithms."""
-    from fastconv.algorithms import registry
+    import fastconv
 
     out, _ = _consoles()
     table = Table("algorithm", "what it is", header_style="bold")
-    for name, algorithm in registry.all().items():
-        table.add_row(name, escape(algorithm.summary))
+    for name, summary in fastconv.list_algorithms().items():
+        table.add_row(name, escape(summary))
     out.print(table)
 
 
@@ -264,7 +267,9 @@ def tune(
         task = progress.add_task("tuning", total=len(problems))
 
         def show(done: int, total: int, best: str) -> None:
-            progress.update(task, completed=done, description=f"tuning, last: {best}" if best else "tuning")
+            progress.update(
+                task, completed=done, description=f"tuning, best so far: {best}" if best else "tuning"
+            )
 
         try:
             found = fastconv.tune(problems, rigor=rigor, budget_s=budget, progress=show)
@@ -275,12 +280,17 @@ def tune(
         best, rest = decision.timings[0], decision.timings[1:]
         words = " ".join(f"{name}={value}" for name, value in best.config.items())
         beside = f"{rest[0].algorithm} {rest[0].seconds / best.seconds:.2f}x" if rest else ""
-        table.add_row(decision.problem, best.algorithm, words, f"{best.seconds * 1e6:.1f}", beside)
+        table.add_row(decision.problem, best.algorithm, words, _clock(best), beside)
     out.print(table)
     if len(found) < len(problems):
         out.print(
             f"{len(problems) - len(found)} of {len(problems)} problems were not reached or have no candidate"
         )
+
+
+def _clock(timing: Timing) -> str:
+    """Return the best round in microseconds, and how much more the middle one took."""
+    return f"{timing.seconds * 1e6:.1f} +{timing.spread:.0%}"
 
 
 def _problems(workloads: tuple[str, ...], layout: str | None, *words: Any) -> list[Problem]:
@@ -357,7 +367,7 @@ def decisions_show() -> None:
     for _path, found in stored(machine):
         if isinstance(found, Decision):
             best = found.timings[0]
-            cells = (best.algorithm, f"{best.seconds * 1e6:.1f}", str(len(found.timings)))
+            cells = (best.algorithm, _clock(best), str(len(found.timings)))
             table.add_row(found.problem, found.rigor, *cells)
     out.print(f"{folder(machine)}", markup=False, soft_wrap=True)
     out.print(table)

@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import warnings
@@ -94,7 +95,8 @@ def test_what_was_tuned_is_not_timed_again(machine: Machine, monkeypatch: pytest
     assert fastconv.plan(X, W, padding=1, threads=1, rigor="measure").source == "stored"
     report = fastconv.explain(X, W, padding=1, threads=1)
     assert (report.source, report.chosen.measured_seconds) == ("stored", first.timings[0].seconds)
-    assert "measured" in str(report)
+    assert report.chosen.measured == first.timings[0]
+    assert re.search(r"\* +\w+ +\S+ \w+ +\S+ \w+ \+\d+%", str(report)), "no spread beside the measured time"
 
 
 def test_a_stored_decision_is_taken_by_plans_and_explained(machine: Machine, never_timed: None) -> None:
@@ -156,6 +158,19 @@ def test_untuned_problems_are_recorded_once(tmp_path: Path, monkeypatch: pytest.
         tuning._forget()
         fastconv.conv2d(X, W, padding=1, threads=1)
     assert record.read_text().split() == [WORD]
+
+
+def test_tuning_tells_who_is_fastest_so_far(machine: Machine) -> None:
+    told: list[tuple[int, int, str]] = []
+    (decision,) = fastconv.tune([WORD], progress=lambda *words: told.append(words))
+    assert told[0] == (0, 1, "")
+    assert told[-1] == (1, 1, "")
+    names = {timing.algorithm for timing in decision.timings}
+    assert len(told) > 2
+    for done, total, best in told[1:-1]:
+        assert (done, total) == (0, 1)
+        assert best.split()[0] in names
+        assert best.endswith(" ms")
 
 
 def test_a_budget_leaves_the_rest_untuned(never_timed: None) -> None:
@@ -256,6 +271,9 @@ def damaged() -> dict[str, bytes]:
         "no timings": changed(timings=[]),
         "seconds NaN": changed(timings=[{**entry, "seconds": float("nan")}]),
         "seconds infinite": json.dumps(good).replace("1.0", "1e999").encode(),
+        "seconds beyond floats": json.dumps(good).replace("1.0", "1" + "0" * 400).encode(),
+        "a negative spread": changed(timings=[{**entry, "spread": -1}]),
+        "no rounds": changed(timings=[{**entry, "rounds": 0}]),
         "seconds true": changed(timings=[{**entry, "seconds": True}]),
         "a config of lists": changed(timings=[{**entry, "config": {"mr": [1]}}]),
         "an unknown algorithm": changed(timings=[{**entry, "algorithm": "__import__('os')"}]),

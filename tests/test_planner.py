@@ -19,6 +19,7 @@ from fastconv.algorithms.interface import (
     WeightsDoNotFitError,
     WeightsNotFiniteError,
 )
+from fastconv.algorithms.needs import Need
 from fastconv.machine import Machine
 from fastconv.planning import measuring, planner, routes, tuner
 from fastconv.planning.explain import explained
@@ -45,18 +46,18 @@ class Fake(Algorithm):
         name: str,
         seconds: dict[int, float],
         workspace: int = 0,
-        reason: str | None = None,
+        lacking: tuple[Need, ...] = (),
         finite: bool = False,
     ) -> None:
         self.name = name  # type: ignore[misc]
         self.seconds = seconds
         self.bytes = workspace
-        self.reason = reason
+        self.lacking = lacking
         self.finite = finite
 
-    def why_not(self, problem: Problem, machine: Machine) -> str | None:
+    def needs(self, problem: Problem, machine: Machine) -> tuple[Need, ...]:
         assert problem.n > 0, "an empty batch is planned like one image"
-        return self.reason
+        return self.lacking
 
     def configs(self, problem: Problem, machine: Machine) -> tuple[Tile, ...]:
         return tuple(Tile(mr) for mr in self.seconds)
@@ -86,7 +87,7 @@ class Fake(Algorithm):
 QUICK = Fake("quick", {4: 1e-3, 8: 5e-4}, workspace=10, finite=True)
 ROOMY = Fake("roomy", {1: 1e-4}, workspace=4000)
 STEADY = Fake("steady", {1: 2e-3}, finite=True)
-NEVER = Fake("never", {1: 1e-9}, reason="needs a 1x1 kernel, got 3x3")
+NEVER = Fake("never", {1: 1e-9}, lacking=(Need("a 1x1 kernel", "3x3"), Need("stride 2", "1")))
 LAST = Fake("reference", {1: 1.0})
 
 
@@ -228,11 +229,11 @@ def test_stored_without_a_store_is_the_estimate() -> None:
 def race_of(times: dict[str, float], seen: list[str]) -> Any:
     """Replace the clock: each run is asked which kernel it is by running it."""
 
-    def race(runs: list[Any], **_: Any) -> list[float]:
+    def race(runs: list[Any], **_: Any) -> list[tuner.Times]:
         result = []
         for run in runs:
             run()
-            result.append(times[seen[-1]])
+            result.append(tuner.Times(times[seen[-1]], 0.0, 1))
         return result
 
     return race
@@ -282,8 +283,10 @@ def test_an_explanation_is_data() -> None:
     best = report.chosen
     assert (best.config, best.seconds, best.workspace_bytes, best.error_bound) == ("mr=8", 5e-4, 80, 1e-6)
     roomy, never = report.rows[4:]
-    assert roomy.reason == "needs 4000 bytes of workspace, workspace_limit is 1000"
-    assert never.reason == "needs a 1x1 kernel, got 3x3"
+    assert roomy.reason == "needs workspace_limit=4000 or more, got 1000"
+    assert roomy.needs[0].change == {"workspace_limit": 4000}
+    assert never.reason == "needs a 1x1 kernel, got 3x3; needs stride 2, got 1"
+    assert [need.what for need in never.needs] == ["a 1x1 kernel", "stride 2"]
     assert sum(row.chosen for row in report.rows) == 1
     assert fastconv.explain(X, W, algorithm="steady").chosen.algorithm == "steady"
     with_bias = fastconv.explain(X, W, np.ones(3, np.float32), residual=True).problem
@@ -298,12 +301,12 @@ def test_an_explanation_is_a_table() -> None:
     assert lines[2] == "chosen: quick mr=8 (by estimate)"
     assert lines[4].split() == [
         "algorithm", "predicted", "GFLOP/s", "packing", "workspace", "error", "bound",
-        "setting,", "or", "why", "not",
+        "setting,", "or", "what", "it", "needs",
     ]  # fmt: skip
     assert lines[5].split() == ["*", "quick", "500", "us", "0.0", "0", "us", "80", "B", "1.0e-06", "mr=8"]
     assert "1 s" in lines[8]
     assert "3.91 KiB" in lines[9]
-    assert lines[10].endswith("needs a 1x1 kernel, got 3x3")
+    assert lines[10].endswith("needs a 1x1 kernel, got 3x3; needs stride 2, got 1")
     assert "2 threads" in str(explained(dataclasses.replace(PROBLEM, threads=2), MACHINE))
 
 
@@ -402,9 +405,17 @@ def test_the_race_takes_the_best_of_interleaved_rounds() -> None:
 
         return run
 
-    times = tuner.race([runner("slow"), runner("fast")], rounds=3, floor_s=1.0, clock=lambda: now[0])
-    assert times == [5.0, 2.0]
+    led: list[tuple[int, float]] = []
+    times = tuner.race(
+        [runner("slow"), runner("fast")],
+        rounds=3,
+        floor_s=1.0,
+        clock=lambda: now[0],
+        leads=lambda index, seconds: led.append((index, seconds)),
+    )
+    assert times == [(5.0, 7 / 5 - 1, 3), (2.0, 1.0, 3)]
     assert order == ["slow"] * 2 + ["fast"] * 2 + ["slow", "fast"] * 3
+    assert led == [(1, 2.0), (1, 2.0), (1, 2.0)]
 
 
 def test_short_runs_are_repeated_until_the_clock_sees_them() -> None:
@@ -414,13 +425,29 @@ def test_short_runs_are_repeated_until_the_clock_sees_them() -> None:
         calls[0] += 1
         now[0] += 0.25
 
-    assert tuner.race([run], rounds=2, floor_s=2.0, clock=lambda: now[0]) == [0.25]
+    assert tuner.race([run], rounds=2, floor_s=2.0, clock=lambda: now[0]) == [(0.25, 0.0, 2)]
     assert calls[0] == 2 + 2 * 8
     assert tuner.race([], clock=lambda: 0.0) == []
 
 
 def test_a_clock_that_stands_still_ends_the_race() -> None:
-    assert tuner.race([lambda: None], rounds=1, floor_s=1e-6, clock=lambda: 0.0) == [0.0]
+    assert tuner.race([lambda: None], rounds=1, floor_s=1e-6, clock=lambda: 0.0) == [(0.0, 0.0, 1)]
+
+
+def test_who_is_far_behind_runs_once_and_a_loser_twice() -> None:
+    now, calls = [0.0], {"fast": 0, "loser": 0, "far behind": 0}
+
+    def runner(name: str, seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            calls[name] += 1
+            now[0] += seconds
+
+        return run
+
+    runs = [runner("fast", 1.0), runner("loser", 2.0), runner("far behind", 4.0)]
+    times = tuner.race(runs, rounds=5, floor_s=1.0, loser=1.5, clock=lambda: now[0])
+    assert times == [(1.0, 0.0, 5), (2.0, 0.0, tuner.SURE), (4.0, 0.0, 1)]
+    assert calls == {"fast": 2 + 5, "loser": 2 + tuner.SURE, "far behind": 1}
 
 
 def test_the_registry_finds_every_algorithm_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -430,4 +457,5 @@ def test_the_registry_finds_every_algorithm_file(monkeypatch: pytest.MonkeyPatch
     assert names[:-1] == sorted(names[:-1])
     for name, algorithm in registry.all().items():
         assert registry.get(name) is algorithm
+        assert fastconv.list_algorithms()[name] == algorithm.summary
         assert (algorithm.name, bool(algorithm.summary)) == (name, True)

@@ -11,7 +11,7 @@ layouts. Start reading at `direct_nhwc`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +27,7 @@ from fastconv.algorithms.geometry import (
     row_map,
 )
 from fastconv.algorithms.interface import Algorithm, Layout
+from fastconv.algorithms.needs import Need
 from fastconv.algorithms.weights import WeightLayout, weight_index
 from fastconv.arrays import address
 from fastconv.kernels.gemm_tile import brgemm
@@ -232,9 +233,9 @@ class Direct(Algorithm[Config]):
         "batch-reduce GEMM over kernel taps from a packed strip of rows; any stride, dilation and padding"
     )
 
-    def why_not(self, problem: Problem, machine: Machine) -> str | None:
+    def needs(self, problem: Problem, machine: Machine) -> Iterable[Need]:
         """Take everything; the planner drops it where one strip exceeds the workspace limit."""
-        return None
+        return ()
 
     def configs(self, problem: Problem, machine: Machine) -> tuple[Config, ...]:
         """Return the four cheapest of some tiles, each with the tallest strips that fit L2 and with half of that."""

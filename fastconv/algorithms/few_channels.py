@@ -13,7 +13,7 @@ the kernel fall into phases, each a dense kernel. Source: none. Start reading at
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ from fastconv.algorithms.geometry import (
     row_map,
 )
 from fastconv.algorithms.interface import Algorithm, Layout
+from fastconv.algorithms.needs import Need
 from fastconv.algorithms.weights import WeightLayout
 from fastconv.arrays import address
 from fastconv.kernels.jit import task_factory
@@ -238,19 +239,18 @@ class FewChannels(Algorithm[Config]):
     name = "few_channels"
     summary = "rows x columns of the image in a register tile; 1 to 4 channels in or out per group"
 
-    def why_not(self, problem: Problem, machine: Machine) -> str | None:
+    def needs(self, problem: Problem, machine: Machine) -> Iterator[Need]:
         """Refuse many channels in and out."""
-        if min(problem.c_per_group, problem.o_per_group) > MOST_CHANNELS:
-            return (
-                f"needs at most {MOST_CHANNELS} channels in or out per group, "
-                f"got {problem.c_per_group} and {problem.o_per_group}"
-            )
+        c, o = problem.c_per_group, problem.o_per_group
+        if min(c, o) > MOST_CHANNELS:
+            what = f"at most {MOST_CHANNELS} channels in or out per group"
+            yield Need(what, f"{c} and {o}", {"o": MOST_CHANNELS * problem.groups})
         if _has_pixels(problem) and (max(problem.c, problem.o) > MOST_CHANNELS or problem.stride[1] > 1):
-            return (
-                f"needs in layout NHWC at most {MOST_CHANNELS} channels in and out and a column stride of 1, "
-                f"got {problem.c}, {problem.o} and {problem.stride[1]}"
+            yield Need(
+                f"layout NCHW, or at most {MOST_CHANNELS} channels in and out and a column stride of 1",
+                f"NHWC with {problem.c}, {problem.o} and {problem.stride[1]}",
+                {"layout": "NCHW"},
             )
-        return None
 
     def configs(self, problem: Problem, machine: Machine) -> tuple[Config, ...]:
         """Return the cheapest register tiles, in place where the image is wide enough, and as strips."""

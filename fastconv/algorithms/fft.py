@@ -17,16 +17,17 @@ Source: T. G. Stockham, AFIPS 1966 (overlap-save). Start reading at `fft`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms import tiles
+from fastconv.algorithms import needs, tiles
 from fastconv.algorithms.fft_weights import packing_seconds, spectrum_weights
 from fastconv.algorithms.geometry import aligned_up, column_map, context, row_map
 from fastconv.algorithms.interface import Algorithm, Layout
+from fastconv.algorithms.needs import Need
 from fastconv.arrays import address
 from fastconv.kernels.definition import window_sum
 from fastconv.kernels.fft_tile import fft_columns, finish_rows, spectrum_multiply, turn_panel, twiddles
@@ -180,25 +181,22 @@ class Fft(Algorithm[Config]):
     summary = "Fourier transforms of tiles, overlap-save: large kernels on few channels; stride 1, not strict"
     bound_is_local = False
 
-    def why_not(self, problem: Problem, machine: Machine) -> str | None:
+    def needs(self, problem: Problem, machine: Machine) -> Iterator[Need]:
         """Refuse steps, integers, class strict, pixels of several channels, and kernels no tile is worth."""
-        if problem.stride != (1, 1):
-            return f"needs stride 1, got stride {problem.stride}"
-        if not problem.compute_dtype.startswith("float"):
-            return f"needs a floating dtype, got {problem.dtype}"
-        if problem.accuracy == "strict":
-            return "reassociates sums; allow it with accuracy='standard'"
-        if problem.layout == "NHWC" and (problem.c > 1 or problem.o > 1):
-            return f"needs layout NCHW or one channel in and out, got NHWC with {problem.c} and {problem.o}"
+        yield from needs.of_unit_steps(problem, dilation=False)
+        yield from needs.of_floats(problem)
+        yield from needs.of_sums_in_any_order(problem)
+        yield from needs.of_planes(problem)
         reach = max(map(effective_kernel, (problem.kh, problem.kw), problem.dilation))
         if 2 * reach > SIDES[-1]:
-            return f"needs a kernel of at most {SIDES[-1] // 2} rows and columns, got {reach}"
+            change = {"kh": 3, "kw": 3, "dilation": (1, 1)}
+            yield Need(f"a kernel of at most {SIDES[-1] // 2} rows and columns", str(reach), change)
+            return
         size = np.dtype(problem.compute_dtype).itemsize
         least = min(config.ty * config.tx for config in self._sides(problem, machine))
         spectra = least * 2 * size * problem.o * problem.c_per_group
         if spectra > MOST_SPECTRA:
-            return f"needs at most {MOST_SPECTRA} bytes of spectra, got {spectra}"
-        return None
+            yield Need(f"at most {MOST_SPECTRA} bytes of spectra", str(spectra), {"o": problem.groups})
 
     def _sides(self, problem: Problem, machine: Machine) -> list[Config]:
         """Return tiles at least twice as large as the kernel, none more than twice as large as the image."""

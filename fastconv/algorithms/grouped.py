@@ -12,12 +12,12 @@ Source: addresses instead of copies after M. Dukhan, arXiv:1907.02129. Start rea
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms import tiles
+from fastconv.algorithms import needs, tiles
 from fastconv.algorithms.geometry import (
     Int64s,
     aligned_up,
@@ -28,6 +28,7 @@ from fastconv.algorithms.geometry import (
     row_map,
 )
 from fastconv.algorithms.interface import Algorithm, Layout
+from fastconv.algorithms.needs import Need
 from fastconv.algorithms.weights import WeightLayout
 from fastconv.arrays import address
 from fastconv.kernels.grouped_tile import grouped_tile, window_pointers
@@ -191,20 +192,21 @@ class Grouped(Algorithm[Config]):
     name = "grouped"
     summary = "depthwise and groups of up to 8 channels: whole groups side by side in the lanes"
 
-    def why_not(self, problem: Problem, machine: Machine) -> str | None:
+    def needs(self, problem: Problem, machine: Machine) -> Iterator[Need]:
         """Refuse groups that do not divide the lanes, integers, and padding by other pixels in NCHW."""
         g, p = problem.c_per_group, problem.o_per_group
-        if not problem.compute_dtype.startswith("float"):
-            return f"needs a floating dtype, got {problem.dtype}"
+        yield from needs.of_floats(problem)
         lanes = machine.lanes(problem.compute_dtype)
         if problem.groups == 1 or p > MOST_OUTPUTS or lanes % p or g > p or lanes * g < 2 * p:
-            return (
-                f"needs groups whose outputs, at most {MOST_OUTPUTS}, divide the {lanes} lanes and are not fewer than "
-                f"their inputs, got {problem.groups} groups of {g} inputs and {p} outputs"
+            depthwise = max(problem.c, 2)
+            yield Need(
+                f"groups whose outputs, at most {MOST_OUTPUTS}, divide the {lanes} lanes and are not fewer than "
+                "their inputs",
+                f"{problem.groups} groups of {g} inputs and {p} outputs",
+                {"c": depthwise, "o": depthwise, "groups": depthwise},
             )
         if problem.layout == "NCHW" and problem.padding_mode != "zeros":
-            return f"needs padding_mode='zeros' in NCHW, got {problem.padding_mode!r}"
-        return None
+            yield Need("padding_mode='zeros' in NCHW", repr(problem.padding_mode), {"padding_mode": "zeros"})
 
     def configs(self, problem: Problem, machine: Machine) -> tuple[Config, ...]:
         """Return tiles of 7, 8 or 4 pixels by what they waste of a row, each with strips that fit half of L2."""

@@ -10,7 +10,7 @@ Source: K. Chellapilla et al., IWFHR 2006 (im2col); tiled as in S. Chetlur et al
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +27,7 @@ from fastconv.algorithms.geometry import (
     row_map,
 )
 from fastconv.algorithms.interface import Algorithm, Layout
+from fastconv.algorithms.needs import Need
 from fastconv.algorithms.weights import WeightLayout
 from fastconv.arrays import address
 from fastconv.kernels.gemm_tile import RESUME, SUSPEND, brgemm
@@ -224,9 +225,9 @@ class Im2col(Algorithm[Config]):
     name = "im2col"
     summary = "windows packed panel by panel, then a matrix product; takes everything, bounded memory"
 
-    def why_not(self, problem: Problem, machine: Machine) -> str | None:
+    def needs(self, problem: Problem, machine: Machine) -> Iterable[Need]:
         """Take everything."""
-        return None
+        return ()
 
     def configs(self, problem: Problem, machine: Machine) -> tuple[Config, ...]:
         """Return the three cheapest tiles, each with panels of a quarter of L2."""

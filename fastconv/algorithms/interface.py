@@ -8,12 +8,14 @@ planner, the tests, the benchmarks and the command line all walk through the reg
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from fastconv.algorithms.needs import Need
 from fastconv.algorithms.weights import SECONDS_PER_WEIGHT, PackedLayout, PackedWeights
 from fastconv.arrays import address
 from fastconv.kernels.jit import Kernel
@@ -102,8 +104,12 @@ class Algorithm(ABC, Generic[C]):
     bound_is_local: ClassVar[bool] = True
 
     @abstractmethod
+    def needs(self, problem: Problem, machine: Machine) -> Iterable[Need]:
+        """Return all that keeps this algorithm from computing `problem` here; nothing when it can."""
+
     def why_not(self, problem: Problem, machine: Machine) -> str | None:
-        """Return None when this algorithm can compute `problem`, else the reason, as a clause a user can act on."""
+        """Return None when this algorithm can compute `problem`, else the reasons, as clauses a user can act on."""
+        return "; ".join(map(str, self.needs(problem, machine))) or None
 
     @abstractmethod
     def configs(self, problem: Problem, machine: Machine) -> tuple[C, ...]:

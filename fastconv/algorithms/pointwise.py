@@ -10,7 +10,7 @@ Source: the matrix product of K. Goto & R. van de Geijn, ACM TOMS 34(3), 2008. S
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from fastconv.algorithms import tiles
 from fastconv.algorithms.geometry import aligned_up, column_segments, context, one_item, rounding
 from fastconv.algorithms.interface import Algorithm, Layout
+from fastconv.algorithms.needs import Need
 from fastconv.algorithms.weights import WeightLayout
 from fastconv.arrays import address
 from fastconv.kernels.gemm_tile import brgemm
@@ -176,15 +177,14 @@ class Pointwise(Algorithm[Config]):
     name = "pointwise"
     summary = "1x1 kernels as one matrix product; in NHWC straight from the image, strided too"
 
-    def why_not(self, problem: Problem, machine: Machine) -> str | None:
+    def needs(self, problem: Problem, machine: Machine) -> Iterator[Need]:
         """Refuse all that is no plain matrix product."""
         if problem.taps > 1:
-            return f"needs a 1x1 kernel, got {problem.kh}x{problem.kw}"
+            yield Need("a 1x1 kernel", f"{problem.kh}x{problem.kw}", {"kh": 1, "kw": 1})
         if any(problem.padding):
-            return f"needs padding 0, got {problem.padding}"
+            yield Need("padding 0", str(problem.padding), {"padding": (0, 0, 0, 0)})
         if problem.groups > 1:
-            return f"needs groups 1, got {problem.groups}"
-        return None
+            yield Need("groups 1", str(problem.groups), {"groups": 1})
 
     def configs(self, problem: Problem, machine: Machine) -> tuple[Config, ...]:
         """Return the three cheapest tiles, each with as many pixels in a task as L2 holds beside their outputs."""

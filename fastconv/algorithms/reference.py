@@ -9,7 +9,7 @@ kernels but the maps of padded rows and columns: activations are the library fun
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from fastconv.algorithms import tiles
 from fastconv.algorithms.geometry import column_map, context, rounding, row_map
 from fastconv.algorithms.interface import Algorithm, Layout
+from fastconv.algorithms.needs import Need
 from fastconv.arrays import address
 from fastconv.kernels.jit import device, task_factory
 from fastconv.kernels.simd import is_float, load, store, words
@@ -117,9 +118,9 @@ class Reference(Algorithm[Config]):
     name = "reference"
     summary = "the definition as float64 loops: the oracle, slow, takes everything"
 
-    def why_not(self, problem: Problem, machine: Machine) -> str | None:
+    def needs(self, problem: Problem, machine: Machine) -> Iterable[Need]:
         """Take everything."""
-        return None
+        return ()
 
     def configs(self, problem: Problem, machine: Machine) -> tuple[Config, ...]:
         """There is one way."""

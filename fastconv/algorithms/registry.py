@@ -34,6 +34,20 @@ def all() -> Mapping[str, AnyAlgorithm]:  # read as registry.all()
     return MappingProxyType({algorithm.name: algorithm for algorithm in found})
 
 
+def list_algorithms() -> dict[str, str]:
+    """Return the names that ``algorithm=`` takes beside "auto", each with one line on what it is and when it wins.
+
+    ``fastconv.algorithms`` is the package that holds them, one file each; a name cannot be both.
+
+    Examples
+    --------
+    >>> import fastconv
+    >>> "direct" in fastconv.list_algorithms()
+    True
+    """
+    return {name: algorithm.summary for name, algorithm in all().items()}
+
+
 def get(name: object) -> AnyAlgorithm:
     """Return the algorithm of that name.
 

@@ -13,12 +13,12 @@ twice. Not for class `strict`. Source: none. Start reading at `separable`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms import tiles
+from fastconv.algorithms import needs, tiles
 from fastconv.algorithms.geometry import aligned_up, column_map, context, padded_map, rounding, row_map
 from fastconv.algorithms.interface import (
     Algorithm,
@@ -27,6 +27,7 @@ from fastconv.algorithms.interface import (
     WeightsDoNotFitError,
     WeightsNotFiniteError,
 )
+from fastconv.algorithms.needs import Need
 from fastconv.arrays import address
 from fastconv.kernels.jit import task_factory
 from fastconv.kernels.packing import fill_columns, pack_planes
@@ -146,19 +147,15 @@ class Separable(Algorithm[Config]):
     )
     needs_of_weights = "every kernel is a column times a row"
 
-    def why_not(self, problem: Problem, machine: Machine) -> str | None:
+    def needs(self, problem: Problem, machine: Machine) -> Iterator[Need]:
         """Refuse class strict, integers, steps, and more than one input channel per group."""
-        if problem.accuracy == "strict":
-            return "reassociates sums; allow it with accuracy='standard'"
-        if not problem.compute_dtype.startswith("float"):
-            return f"needs a floating dtype, got {problem.dtype}"
-        if problem.stride != (1, 1) or problem.dilation != (1, 1):
-            return f"needs stride 1 and dilation 1, got stride {problem.stride}, dilation {problem.dilation}"
+        yield from needs.of_sums_in_any_order(problem)
+        yield from needs.of_floats(problem)
+        yield from needs.of_unit_steps(problem)
         if problem.c_per_group != 1:
-            return f"needs one input channel per group, got {problem.c_per_group}"
-        if problem.layout == "NHWC" and (problem.c > 1 or problem.o > 1):
-            return f"needs layout NCHW or one channel in and out, got NHWC with {problem.c} and {problem.o}"
-        return None
+            change = {"groups": problem.c, "o": problem.c}
+            yield Need("one input channel per group", str(problem.c_per_group), change)
+        yield from needs.of_planes(problem)
 
     def configs(self, problem: Problem, machine: Machine) -> tuple[Config, ...]:
         """Return the tallest register tile that the kernel fills, with tasks enough for all threads."""

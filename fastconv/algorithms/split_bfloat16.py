@@ -14,7 +14,7 @@ Source: G. Henry, P. Tang & A. Heinecke, arXiv:1904.06376; arXiv:1808.05567 (loo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ import numpy as np
 from fastconv.algorithms import tiles
 from fastconv.algorithms.geometry import aligned_up, column_map, context, rounding, row_map
 from fastconv.algorithms.interface import Algorithm, Layout
+from fastconv.algorithms.needs import Need
 from fastconv.algorithms.split_weights import WIDTH, packing_seconds, split_weights
 from fastconv.arrays import address
 from fastconv.kernels.definition import window_sum
@@ -257,13 +258,14 @@ class SplitBfloat16(Algorithm[Config]):
     name = "split_bfloat16"
     summary = "float32 as sums of bfloat16 parts on a matrix unit (AMX); six products strict, three standard"
 
-    def why_not(self, problem: Problem, machine: Machine) -> str | None:
+    def needs(self, problem: Problem, machine: Machine) -> Iterator[Need]:
         """Refuse machines without the unit, and other types."""
         if "amx-bf16" not in machine.features:
-            return "needs a matrix unit for bfloat16 (AMX) that the system lets programs use"
+            yield Need(
+                "a matrix unit for bfloat16 (AMX) that the system lets programs use", "a machine without"
+            )
         if problem.compute_dtype != "float32":
-            return f"computes float32, got {problem.compute_dtype}"
-        return None
+            yield Need("a dtype computed in float32", problem.dtype, {"dtype": "float32"})
 
     def configs(self, problem: Problem, machine: Machine) -> tuple[Config, ...]:
         """Return for each number of products the best strips, by cost."""

@@ -16,14 +16,16 @@ Source: A. Lavin & S. Gray, arXiv:1509.09308; points after B. Barabasz et al., a
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms import tiles
+from fastconv.algorithms import needs, tiles
 from fastconv.algorithms.geometry import aligned_up, column_map, context, row_map
 from fastconv.algorithms.interface import Algorithm, Layout
+from fastconv.algorithms.needs import Need
 from fastconv.algorithms.winograd_task import PIXELS_AT, winograd
 from fastconv.algorithms.winograd_weights import packing_seconds, winograd_weights
 from fastconv.arrays import address
@@ -121,20 +123,18 @@ class Winograd(Algorithm[Config]):
     summary = "2 to 5 times fewer products: 3x3, 5x5, 1x3 and 3x1 kernels of stride 1, not in class strict"
     bound_is_local = False
 
-    def why_not(self, problem: Problem, machine: Machine) -> str | None:
+    def needs(self, problem: Problem, machine: Machine) -> Iterator[Need]:
         """Refuse other kernels, steps and types, and class strict."""
-        if (problem.kh, problem.kw) not in KERNELS:
+        shape = (problem.kh, problem.kw)
+        if shape not in KERNELS:
             known = ", ".join(f"{kh}x{kw}" for kh, kw in KERNELS)
-            return f"needs a kernel of {known}, got {problem.kh}x{problem.kw}"
-        if problem.stride != (1, 1) or problem.dilation != (1, 1):
-            return f"needs stride 1 and dilation 1, got stride {problem.stride}, dilation {problem.dilation}"
-        if not problem.compute_dtype.startswith("float"):
-            return f"needs a floating dtype, got {problem.dtype}"
-        if problem.accuracy == "strict":
-            return "reassociates sums; allow it with accuracy='standard'"
-        if not _sides(problem):
-            return f"sums over {problem.c // problem.groups} channels are less exact than class standard promises"
-        return None
+            yield Need(f"a kernel of {known}", f"{problem.kh}x{problem.kw}", {"kh": 3, "kw": 3})
+        yield from needs.of_unit_steps(problem)
+        yield from needs.of_floats(problem)
+        yield from needs.of_sums_in_any_order(problem)
+        if shape in KERNELS and not _sides(problem):
+            what = f"at most {MOST_CHANNELS} channels per group, or accuracy='fast', for sums as exact as promised"
+            yield Need(what, str(problem.c_per_group), {"accuracy": "fast"})
 
     def configs(self, problem: Problem, machine: Machine) -> tuple[Config, ...]:
         """Return the best block of each tile size and register tile, by cost."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 import tempfile
 import warnings
@@ -33,11 +32,13 @@ SCHEMA = 1
 TUNED = ("measure", "exhaustive")
 #: A decision is a few kilobytes; what is longer than this is not one. A bundle holds thousands.
 MOST_BYTES, MOST_BUNDLE_BYTES = 1 << 20, 1 << 28
+#: Thirty years: no timing takes longer.
+MOST_SECONDS = 1e9
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """The best time of one algorithm in one setting.
+    """The time of one algorithm in one setting.
 
     Parameters
     ----------
@@ -45,12 +46,18 @@ class Timing:
     config : dict of str to int or str
         The setting by the names of its values.
     seconds : float
-        Of one run with packed weights.
+        Of one run with packed weights, the best of `rounds`.
+    spread : float
+        How far the middle round lies above the best one, as a part of it.
+    rounds : int
+        How often it was timed; who was far behind is not timed again.
     """
 
     algorithm: str
     config: dict[str, int | str]
     seconds: float
+    spread: float = 0.0
+    rounds: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,9 +254,15 @@ def _timing(value: Any) -> Timing:
     _require(isinstance(algorithm, str), "algorithm must be a word")
     _require(isinstance(config, dict) and len(config) < 100, "config must be an object")
     _require(all(type(item) in (int, str) for item in config.values()), "config must hold numbers and words")
-    _require(type(seconds) in (int, float), "seconds must be a number")
-    _require(math.isfinite(seconds) and seconds > 0, "seconds must be positive")
-    return Timing(algorithm, config, float(seconds))
+    spread, rounds = value.get("spread", 0.0), value.get("rounds", 1)
+    _require(
+        all(type(item) in (int, float) for item in (seconds, spread)), "seconds and spread must be numbers"
+    )
+    # Compared as they are: whole numbers beyond the floats cannot be converted, and NaN is between no two.
+    _require(0 < seconds < MOST_SECONDS, "seconds must be positive")
+    _require(0 <= spread < MOST_SECONDS, "spread must not be negative")
+    _require(type(rounds) is int and 0 < rounds < MOST_SECONDS, "rounds must be a positive whole number")
+    return Timing(algorithm, config, float(seconds), float(spread), rounds)
 
 
 def _require(holds: bool, rule: str) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fastconv.algorithms.needs import Need
 from fastconv.machine import Machine
 from fastconv.planning import decisions
+from fastconv.planning.decisions import Timing
 from fastconv.planning.planner import AUTO, Candidate, Choice, as_planned, choose, decided, setting, survey
 from fastconv.problem import Problem
 
@@ -22,8 +24,9 @@ class Row:
     config : str
         The setting; empty when the algorithm cannot compute the problem at all.
     accepted : bool
-    reason : str
-        Why it cannot be used; empty when it can.
+    needs : tuple of Need
+        All that would have to change for it to be used, each with what it is now, and with the fields of the `Problem`
+        to change if that helps; empty when it can be used.
     weights : str
         What weights must be for it: it is tried in place of the chosen one when they are known. Empty when any will do.
     seconds : float
@@ -37,21 +40,31 @@ class Row:
         b in ``|y - exact| <= b * (sum(|x| |w|) + |bias| + |residual|)``; NaN when it cannot compute the
         problem.
     chosen : bool
-    measured_seconds : float, optional
-        Time that tuning measured on this machine; None when it did not.
+    measured : Timing, optional
+        Time that tuning measured on this machine, with its spread; None when it did not.
     """
 
     algorithm: str
     config: str
     accepted: bool
-    reason: str
+    needs: tuple[Need, ...]
     weights: str
     seconds: float
     packing_seconds: float
     workspace_bytes: int
     error_bound: float
     chosen: bool
-    measured_seconds: float | None = None
+    measured: Timing | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why it cannot be used; empty when it can."""
+        return "; ".join(map(str, self.needs))
+
+    @property
+    def measured_seconds(self) -> float | None:
+        """The best time that tuning measured, if it did."""
+        return self.measured.seconds if self.measured else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +92,7 @@ class Explanation:
     @property
     def tuned(self) -> bool:
         """Whether any row was measured on this machine."""
-        return any(row.measured_seconds for row in self.rows)
+        return any(row.measured for row in self.rows)
 
     def __str__(self) -> str:
         p = self.problem
@@ -100,7 +113,7 @@ class Explanation:
                 "packing",
                 "workspace",
                 "error bound",
-                "setting, or why not",
+                "setting, or what it needs",
             )
         ]
         table += [self._cells(row) for row in self.rows]
@@ -114,7 +127,7 @@ class Explanation:
             "*" if row.chosen else "",
             row.algorithm,
             _time(row.seconds) if known else "-",
-            *([_time(row.measured_seconds) if row.measured_seconds else "-"] if self.tuned else []),
+            *([_clock(row.measured)] if self.tuned else []),
             f"{self.problem.flop / max(row.seconds, 1e-9) / 1e9:.1f}" if known else "-",
             _time(row.packing_seconds) if known else "-",
             _size(row.workspace_bytes) if known else "-",
@@ -135,34 +148,39 @@ def explained(problem: Problem, machine: Machine, algorithm: str = AUTO) -> Expl
     choice = (decided(asked, machine) if algorithm == AUTO else None) or choose(asked, machine, algorithm)
     decision = decisions.find(asked, machine)
     measured = {
-        (row.algorithm, tuple(row.config.items())): row.seconds
-        for row in (decision.timings if decision else ())
+        (row.algorithm, tuple(row.config.items())): row for row in (decision.timings if decision else ())
     }
     rows = [_row(candidate, asked, choice, measured) for candidate in survey(asked, machine)]
     rows.sort(key=lambda row: (not row.accepted, row.seconds))
     return Explanation(problem, choice.source, tuple(rows))
 
 
-def _row(candidate: Candidate, problem: Problem, choice: Choice, measured: Mapping[Any, float]) -> Row:
+def _row(candidate: Candidate, problem: Problem, choice: Choice, measured: Mapping[Any, Timing]) -> Row:
     algorithm = candidate.algorithm
     return Row(
         algorithm=algorithm.name,
         config="" if candidate.config is None else _setting(candidate.config),
-        accepted=candidate.refusal is None,
-        reason=candidate.refusal or "",
+        accepted=not candidate.needs,
+        needs=candidate.needs,
         weights=algorithm.needs_of_weights,
         seconds=candidate.seconds,
         packing_seconds=candidate.packing_seconds,
         workspace_bytes=candidate.workspace_bytes,
         error_bound=float("nan") if candidate.config is None else algorithm.error_bound(problem),
         chosen=(algorithm.name, candidate.config) == (choice.algorithm.name, choice.config),
-        measured_seconds=measured.get((algorithm.name, setting(candidate))),
+        measured=measured.get((algorithm.name, setting(candidate))),
     )
 
 
 def _setting(config: tuple[object, ...]) -> str:
     names = getattr(config, "_fields", ())
     return " ".join(f"{name}={value}" for name, value in zip(names, config, strict=True)) or "default"
+
+
+def _clock(timing: Timing | None) -> str:
+    if timing is None:
+        return "-"
+    return f"{_time(timing.seconds)} +{timing.spread:.0%}" if timing.rounds > 1 else _time(timing.seconds)
 
 
 def _time(seconds: float) -> str:

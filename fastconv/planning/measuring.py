@@ -13,7 +13,7 @@ from fastconv import arrays, runtime
 from fastconv.algorithms.interface import Array, WeightsDoNotFitError
 from fastconv.machine import Machine
 from fastconv.planning.planner import AUTO, Candidate, Choice, ranked
-from fastconv.planning.tuner import race
+from fastconv.planning.tuner import Times, race
 from fastconv.problem import Problem
 
 #: Candidates whose estimate is this many times the best are not timed: no cost model errs that much, and a
@@ -35,8 +35,9 @@ def timed(
     *,
     exhaustive: bool = False,
     deadline: float = float("inf"),
-) -> list[tuple[Choice, float]]:
-    """Return the choices that ran here and now with their best times, the fastest first; on random x.
+    leads: Callable[[Choice, float], None] | None = None,
+) -> list[tuple[Choice, Times]]:
+    """Return the choices that ran here and now with their times, the fastest first; on random x.
 
     None at all when nobody within reach takes these weights.
 
@@ -50,6 +51,8 @@ def timed(
         Race every setting of every algorithm, not only the default one.
     deadline : float
         When to stop, by `time.perf_counter`; everybody runs once all the same.
+    leads : callable, optional
+        Called as ``leads(choice, seconds)`` with the fastest so far, again and again.
 
     Raises
     ------
@@ -74,8 +77,13 @@ def timed(
     runs = [run for row, _, run, _ in ran if row in right]
     with threadpool_limits(limits=1):
         # Idle pools of other libraries must not spin beside the clock.
-        times = race(runs, loser=LOSER, deadline=deadline)
-    return sorted(zip(choices, times, strict=True), key=lambda pair: pair[1])
+        times = race(
+            runs,
+            loser=LOSER,
+            deadline=deadline,
+            leads=lambda index, seconds: leads(choices[index], seconds) if leads else None,
+        )
+    return sorted(zip(choices, times, strict=True), key=lambda pair: pair[1].best)
 
 
 def _sample(y: Array) -> Array:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from fastconv.algorithms import registry
 from fastconv.algorithms.interface import AnyAlgorithm, Array, Config, Layout, WeightsDoNotFitError
+from fastconv.algorithms.needs import Need
 from fastconv.machine import Machine
 from fastconv.planning import decisions
 from fastconv.planning.decisions import Decision
@@ -40,14 +41,19 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What one algorithm said about a problem in one setting; `refusal` is None when it can be used."""
+    """What one algorithm said about a problem in one setting; when it needs nothing more, it can be used."""
 
     algorithm: AnyAlgorithm
     config: Config | None
     seconds: float
     packing_seconds: float
     workspace_bytes: int
-    refusal: str | None
+    needs: tuple[Need, ...] = ()
+
+    @property
+    def refusal(self) -> str:
+        """Why it cannot be used; empty when it can."""
+        return "; ".join(map(str, self.needs))
 
 
 def survey(problem: Problem, machine: Machine) -> list[Candidate]:
@@ -79,7 +85,7 @@ def ranked(
     rows = (
         survey(problem, machine) if algorithm == AUTO else _asked(registry.get(algorithm), problem, machine)
     )
-    usable = [row for row in rows if row.refusal is None]
+    usable = [row for row in rows if not row.needs]
     if not usable:
         raise _refusal(rows, problem, algorithm)
     # Equal estimates keep the order of the registry: sorting is stable.
@@ -232,17 +238,17 @@ def _instead(problem: Problem, machine: Machine, choice: Choice, refused: dict[s
 
 
 def _asked(algorithm: AnyAlgorithm, problem: Problem, machine: Machine) -> list[Candidate]:
-    reason = algorithm.why_not(problem, machine)
-    if reason is not None:
-        return [Candidate(algorithm, None, float("inf"), 0.0, 0, reason)]
+    lacking = tuple(algorithm.needs(problem, machine))
+    if lacking:
+        return [Candidate(algorithm, None, float("inf"), 0.0, 0, lacking)]
     packing = algorithm.packing_cost(problem)
     rows = []
     for config in algorithm.configs(problem, machine):
         needed = algorithm.workspace(problem, machine, config)
-        over = f"needs {needed} bytes of workspace, workspace_limit is {problem.workspace_limit}"
-        refusal = over if needed > problem.workspace_limit else None
+        limit = problem.workspace_limit
+        more = Need(f"workspace_limit={needed} or more", f"{limit}", {"workspace_limit": needed})
         seconds = algorithm.cost(problem, machine, config)
-        rows.append(Candidate(algorithm, config, seconds, packing, needed, refusal))
+        rows.append(Candidate(algorithm, config, seconds, packing, needed, (more,) if needed > limit else ()))
     return rows
 
 

@@ -4,9 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from statistics import median
+from typing import NamedTuple
 
 #: Rounds after which a slow time is no longer put down to a disturbance of the machine.
 SURE = 2
+#: A run as long as a timing that takes this many times the fastest is no disturbance: it is not run again.
+FAR_BEHIND = 3.0
+
+
+class Times(NamedTuple):
+    """What the clock says about one run.
+
+    Parameters
+    ----------
+    best : float
+        Seconds of a call in the best round: noise only adds.
+    spread : float
+        How far the middle round lies above the best one, as a part of it.
+    rounds : int
+        Rounds it took part in.
+    """
+
+    best: float
+    spread: float
+    rounds: int
 
 
 def race(
@@ -17,11 +39,12 @@ def race(
     loser: float = float("inf"),
     deadline: float = float("inf"),
     clock: Callable[[], float] = time.perf_counter,
-) -> list[float]:
-    """Return the best time of one call of each of `runs`, in seconds.
+    leads: Callable[[int, float], None] | None = None,
+) -> list[Times]:
+    """Return the times of one call of each of `runs`.
 
-    Every run is called once to warm up (to compile, to fill caches) and then timed once per round, one after
-    the other, so that a disturbance of the machine falls on all. The best round counts: noise only adds.
+    Every run was called before, so that it is compiled. Here each is called twice to fill caches and to see how long
+    it takes, and then timed once per round, one after the other, so that a disturbance of the machine falls on all.
 
     Parameters
     ----------
@@ -36,21 +59,35 @@ def race(
         No round begins after this moment of `clock`, but for the first.
     clock : callable
         Returns seconds; tests pass their own.
+    leads : callable, optional
+        Called as ``leads(index, seconds)`` after each round with the fastest so far.
     """
-    repeats = []
-    for run in runs:
-        run()
+    seen: list[list[float]] = [[] for _ in runs]
+    repeats, shortest = [0] * len(runs), float("inf")
+    for index, run in enumerate(runs):
+        once = _timed(run, 1, clock)
+        if once >= floor_s and once > FAR_BEHIND * shortest and loser < FAR_BEHIND:
+            seen[index].append(once)
+            continue
         once = max(_timed(run, 1, clock), 1e-9)
-        repeats.append(max(1, round(floor_s / once)))
-    best = [float("inf")] * len(runs)
+        shortest = min(shortest, once)
+        repeats[index] = max(1, round(floor_s / once))
     for turn in range(rounds):
         if turn and clock() > deadline:
             break
-        limit = loser * min(best, default=0.0)
+        limit = loser * min((min(times) for times in seen if times), default=0.0)
         for index, run in enumerate(runs):
-            if turn < SURE or best[index] <= limit:
-                best[index] = min(best[index], _timed(run, repeats[index], clock))
-    return best
+            if repeats[index] and (turn < SURE or min(seen[index]) <= limit):
+                seen[index].append(_timed(run, repeats[index], clock))
+        if leads and seen:
+            first = min(range(len(runs)), key=lambda index: min(seen[index]))
+            leads(first, min(seen[first]))
+    return [_times(times) for times in seen]
+
+
+def _times(rounds: list[float]) -> Times:
+    best = min(rounds)
+    return Times(best, median(rounds) / best - 1 if best else 0.0, len(rounds))
 
 
 def _timed(run: Callable[[], object], repeats: int, clock: Callable[[], float]) -> float:

@@ -20,6 +20,7 @@ from fastconv.machine import Machine
 from fastconv.planning import decisions, measuring, planner
 from fastconv.planning.decisions import TUNED, Decision, Timing
 from fastconv.planning.planner import AUTO, Choice
+from fastconv.planning.tuner import Times
 from fastconv.problem import Problem, one_of
 
 
@@ -137,7 +138,8 @@ def tune(
     budget_s : float, optional
         Seconds for all of them; problems that it does not reach are left as they are.
     progress : callable, optional
-        Called as ``progress(done, total, best so far)``.
+        Called as ``progress(done, total, best)`` again and again: how many problems are done, and which algorithm is
+        the fastest so far for the one that is being measured, with its time.
 
     Returns
     -------
@@ -164,34 +166,48 @@ def tune(
         raise ValueError(f"budget_s must be a positive number of seconds, got {budget_s!r}")
     end = time.perf_counter() + budget_s if budget_s is not None else float("inf")
     machine, found = Machine.host(), []
-    if progress:
-        progress(0, len(wanted), "")
+    done = 0
+
+    def tell(choice: Choice | None = None, seconds: float = 0.0) -> None:
+        if progress:
+            best = f"{choice.algorithm.name} {seconds * 1e3:.3g} ms" if choice else ""
+            progress(done, len(wanted), best)
+
+    tell()
     try:
-        for done, problem in enumerate(wanted, start=1):
+        for problem in wanted:
             asked = planner.as_planned(problem)
             decision = decisions.find(asked, machine, rigor)
             if decision is None and time.perf_counter() < end:
                 with _alone():
-                    decision = _tune(asked, machine, rigor, end)
+                    decision = _tune(asked, machine, rigor, end, tell)
             if decision is not None:
                 found.append(decision)
-            if progress:
-                progress(done, len(wanted), decision.timings[0].algorithm if decision else "")
+            done += 1
+            tell()
     finally:
         _forget()
     return found
 
 
-def _tune(problem: Problem, machine: Machine, rigor: str, deadline: float = float("inf")) -> Decision | None:
+def _tune(
+    problem: Problem,
+    machine: Machine,
+    rigor: str,
+    deadline: float = float("inf"),
+    leads: Callable[[Choice, float], None] | None = None,
+) -> Decision | None:
     """Measure and store one problem, and before it the same for one thread, which decides the bits."""
     if problem.threads > 1 and decisions.find(replace(problem, threads=1), machine, rigor) is None:
-        _tune(replace(problem, threads=1), machine, rigor, deadline)
+        _tune(replace(problem, threads=1), machine, rigor, deadline, leads)
     rng = np.random.default_rng(1)
     dtype = problem.compute_dtype
     weights = arrays.ready(rng.integers(-4, 5, problem.w_shape, np.int8), dtype)
     bias = np.zeros(problem.o, dtype) if problem.bias else None
     exhaustive = rigor == "exhaustive"
-    times = measuring.timed(problem, machine, weights, bias, exhaustive=exhaustive, deadline=deadline)
+    times = measuring.timed(
+        problem, machine, weights, bias, exhaustive=exhaustive, deadline=deadline, leads=leads
+    )
     if not times:
         return None
     decision = _decision(problem, rigor, times)
@@ -199,8 +215,8 @@ def _tune(problem: Problem, machine: Machine, rigor: str, deadline: float = floa
     return decision
 
 
-def _decision(problem: Problem, rigor: str, times: list[tuple[Choice, float]]) -> Decision:
-    timings = (Timing(row.algorithm.name, dict(planner.setting(row)), seconds) for row, seconds in times)
+def _decision(problem: Problem, rigor: str, times: list[tuple[Choice, Times]]) -> Decision:
+    timings = (Timing(row.algorithm.name, dict(planner.setting(row)), *clock) for row, clock in times)
     return Decision(decisions.key(problem), rigor, tuple(timings))
 
 
