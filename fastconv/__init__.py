@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from fastconv.operators.unfolding import col2im as col2im
     from fastconv.operators.unfolding import im2col as im2col
     from fastconv.planning.explain import Explanation as Explanation
+    from fastconv.planning.facts import measure_machine as measure_machine
     from fastconv.planning.plan import Plan as Plan
     from fastconv.planning.planner import WorkspaceLimitError as WorkspaceLimitError
     from fastconv.planning.tuning import TunerBusyError as TunerBusyError
@@ -73,6 +74,7 @@ _HOME = {
     "col2im": "fastconv.operators.unfolding",
     "im2col": "fastconv.operators.unfolding",
     "Explanation": "fastconv.planning.explain",
+    "measure_machine": "fastconv.planning.facts",
     "Plan": "fastconv.planning.plan",
     "WorkspaceLimitError": "fastconv.planning.planner",
     "Problem": "fastconv.problem",

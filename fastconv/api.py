@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from fastconv import arguments, arrays
 from fastconv.arguments import WEIGHT_LAYOUTS, PaddingArgument, Step
-from fastconv.machine import Machine
-from fastconv.planning import planner, routes
+from fastconv.planning import facts, planner, routes
 from fastconv.planning.explain import Explanation, explained
 from fastconv.planning.plan import Plan, admit
 from fastconv.problem import DTYPES, one_of
@@ -324,7 +323,7 @@ threads, workspace_limit
         threads=routes.thread_count(threads),
         workspace_limit=routes.limit(workspace_limit),
     )
-    return explained(problem, Machine.host(), algorithm)
+    return explained(problem, facts.host(), algorithm)
 
 
 def conv_output_shape(

@@ -35,10 +35,14 @@ for command in IMAGE_COMMANDS:
 
 @cli.command()
 @click.option("--no-peak", is_flag=True, help="Do not measure the FMA peak.")
-def info(no_peak: bool) -> None:
+@click.option("--measure", is_flag=True, help="Measure how fast it is, for every estimate from now on.")
+def info(no_peak: bool, measure: bool) -> None:
     """Say what machine fastconv sees."""
+    import fastconv
     from fastconv.compare.environment import description
 
+    if measure:
+        fastconv.measure_machine()
     out, _ = _consoles()
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, text in description(measure_peak=not no_peak).items():
@@ -62,12 +66,12 @@ def algorithms() -> None:
 @click.argument("word")
 def explain(word: str) -> None:
     """Say how the problem WORD would be computed, and why not otherwise."""
-    from fastconv.machine import Machine
+    from fastconv.planning import facts
     from fastconv.planning.explain import explained
 
     problem = _usage(Problem.parse, word)
     out, _ = _consoles()
-    out.print(str(_usage(explained, problem, Machine.host())), markup=False, soft_wrap=True)
+    out.print(str(_usage(explained, problem, facts.host())), markup=False, soft_wrap=True)
 
 
 def _words(function: Callable[..., None]) -> Callable[..., None]:
@@ -321,7 +325,7 @@ def regret(
 ) -> None:
     """Say how much slower the estimate's choice is than the best of an exhaustive search (stored, so resumable)."""
     import fastconv
-    from fastconv.machine import Machine
+    from fastconv.planning import facts
     from fastconv.planning.regret import Regret
     from fastconv.planning.regret import regret as regret_of
 
@@ -333,7 +337,7 @@ def regret(
         fastconv.tune(
             problems, rigor="exhaustive", progress=lambda done, *_: progress.update(task, completed=done)
         )
-    found = [row for problem in problems if (row := regret_of(problem, Machine.host())) is not None]
+    found = [row for problem in problems if (row := regret_of(problem, facts.host())) is not None]
     table = Table("problem", "best", "estimate takes", "regret", header_style="bold")
     for row in sorted(found, key=lambda row: -row.estimate)[:20]:
         table.add_row(row.problem.word, row.best, row.chosen, f"{row.estimate:.2f}")

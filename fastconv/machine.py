@@ -24,6 +24,8 @@ GIB = 1 << 30
 #: Used where the system does not tell: the smallest sizes found on desktop CPUs of the last ten years.
 FALLBACK_CACHES = (32 << 10, 256 << 10, 2 << 20)
 FALLBACK_MEMORY = 2 * GIB
+#: Clock of the typical core, in Hz.
+CLOCK = 3.8e9
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _CPUS = Path("/sys/devices/system/cpu")
@@ -58,6 +60,53 @@ _ARM_EVIDENCE = {"neon": "fmla", "bf16": "bfcvtn"}
 
 
 @dataclass(frozen=True, slots=True)
+class Facts:
+    """How fast one core is: the rates that make time of an algorithm's counts of work and traffic.
+
+    The defaults are typical of servers of 2023 with vectors of 64 bytes. They serve until `fastconv.measure_machine`
+    has measured the machine itself; nothing is measured unasked.
+
+    Parameters
+    ----------
+    multiply_adds : float
+        Multiply-adds of full vectors of float32, per second; operations where that takes two.
+    l1_rate, l2_rate : float
+        Bytes per second that are read while they stay in that cache.
+    l3_rate, memory_rate : float
+        Bytes per second that move when an array is copied there: each one is read, and each line that is written is
+        read before, so three for each byte copied.
+    matrix_products : float
+        Products of 16 x 32 by 32 x 16 bfloat16 per second; 0 without a matrix unit.
+    region_seconds : float
+        To hand work to a second thread and to hear that it is done.
+    measured : bool
+        Whether they were measured on this machine.
+    """
+
+    multiply_adds: float = 7.6e9
+    l1_rate: float = 3.8e11
+    l2_rate: float = 1.7e11
+    l3_rate: float = 5e10
+    memory_rate: float = 2.2e10
+    matrix_products: float = 0.0
+    region_seconds: float = 2e-6
+    measured: bool = False
+
+    @classmethod
+    def typical(cls, vector_bytes: int, hertz: float | None, matrix_unit: bool) -> Facts:
+        """Return typical values, scaled by what is known: caches send full vectors, and run with the clock."""
+        some = cls()
+        clock = 1.0 if hertz is None else hertz / CLOCK
+        wide = vector_bytes / 64
+        return Facts(
+            multiply_adds=some.multiply_adds * clock,
+            l1_rate=some.l1_rate * clock * wide,
+            l2_rate=some.l2_rate * clock * wide,
+            matrix_products=CLOCK * clock / 16 if matrix_unit else 0.0,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """The facts that kernels, cost models and stored decisions depend on.
 
@@ -80,6 +129,8 @@ class Machine:
     cpu, compiler
         Names of the compilation target and of the compiler. They tell machines apart in `fingerprint`;
         nothing is decided by them.
+    facts
+        How fast it is. Costs depend on it; stored decisions, being times themselves, do not.
     """
 
     vector_bytes: int
@@ -93,6 +144,7 @@ class Machine:
     memory_bytes: int = FALLBACK_MEMORY
     cpu: str = "unknown"
     compiler: str = ""
+    facts: Facts = Facts()
 
     def lanes(self, dtype: npt.DTypeLike) -> int:
         """Return how many elements of `dtype` one vector register holds."""
@@ -130,6 +182,7 @@ class Machine:
             memory_bytes=_available_memory(),
             cpu=cpu,
             compiler=f"numba {numba.__version__} llvmlite {llvmlite.__version__}",
+            facts=Facts.typical(64 if wide else 32 if avx else 16, _highest_clock(), "amx-bf16" in words),
         )
 
     @staticmethod
@@ -163,7 +216,7 @@ def _host() -> Machine:
     machine = Machine.for_cpu(cpu, features)
     if "amx-bf16" in machine.features and not _matrix_unit_granted():
         usable = tuple(word for word in machine.features if not word.startswith("amx"))
-        machine = replace(machine, features=usable)
+        machine = replace(machine, features=usable, facts=replace(machine.facts, matrix_products=0.0))
     return machine
 
 
@@ -310,6 +363,12 @@ def _cpu_quota() -> int:
             quotas.append(share / period)
     quota = min(quotas)
     return sys.maxsize if math.isinf(quota) else max(1, math.ceil(quota))
+
+
+def _highest_clock() -> float | None:
+    """Return the highest clock of the first CPU in Hz, if the system tells; virtual machines rarely do."""
+    kilohertz = _read_int(_CPUS / "cpu0/cpufreq/cpuinfo_max_freq")
+    return kilohertz * 1e3 if kilohertz and 1e5 <= kilohertz <= 1e8 else None
 
 
 def _available_memory() -> int:

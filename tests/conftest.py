@@ -26,8 +26,12 @@ hypothesis.settings.load_profile("repeatable")
 
 @pytest.fixture(autouse=True)
 def no_decisions_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep stored decisions of this machine away from tests, and those of tests away from the machine."""
+    """Keep stored decisions of this machine away from tests, and those of tests away from the machine.
+
+    Estimates are by typical rates: a second to measure them is too long for every test that tunes.
+    """
     monkeypatch.setenv("FASTCONV_DECISIONS_DIR", str(_EMPTY / str(next(_numbers))))
+    monkeypatch.setenv("FASTCONV_FACTS", "off")
 
 
 _EMPTY = Path(tempfile.mkdtemp(prefix="fastconv-decisions-"))

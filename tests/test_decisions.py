@@ -21,7 +21,7 @@ from click.testing import CliRunner
 import fastconv
 from fastconv.cli import cli
 from fastconv.machine import Machine
-from fastconv.planning import decisions, measuring, planner, tuning
+from fastconv.planning import decisions, measuring, planner, store, tuning
 from fastconv.planning.decisions import Decision, Timing
 from fastconv.problem import Problem
 
@@ -37,7 +37,7 @@ EXPECTED = fastconv.conv2d(X, W, padding=1, algorithm="reference")
 def forget() -> Iterator[None]:
     """Begin and end with nothing in memory: choices, warnings given, words recorded."""
     tuning._forget()
-    decisions._warned.clear()
+    store._warned.clear()
     tuning._recorded.clear()
     yield
     tuning._forget()
@@ -262,7 +262,7 @@ def damaged() -> dict[str, bytes]:
         "random bytes": rng.randbytes(5000),
         "nothing": b"",
         "deep nesting": b"[" * 200_000,
-        "a long file": b" " * (decisions.MOST_BYTES + 1),
+        "a long file": b" " * (store.MOST_BYTES + 1),
         "a huge number": b'{"schema": 1' + b"0" * 6000 + b"}",
         "another schema": changed(schema=2),
         "another problem": changed(problem=WORD.replace("h9", "h8")),

@@ -297,10 +297,10 @@ class Direct(Algorithm[Config]):
         strip_bytes = _strip_bytes(problem, s, config, lanes)
         packing = strip_bytes * blocks * config.splits / pack_rate
         weight_bytes = s.padded_channels * problem.kh * problem.kw * s.per_group * s.size
-        far = blocks * weight_bytes / tiles.FAR_RATE if weight_bytes > machine.l2_bytes // 2 else 0.0
+        far = blocks * tiles.far_cycles(machine, weight_bytes)
         unit = products + packing + 0.3 * far
         count = problem.n * problem.groups
-        return tiles.seconds(problem, unit * count, count * blocks * config.splits)
+        return tiles.seconds(problem, machine, unit * count, count * blocks * config.splits)
 
     def error_bound(self, problem: Problem) -> float:
         """One sequential FMA sum over all products, then bias and residual."""
@@ -320,7 +320,7 @@ class Direct(Algorithm[Config]):
         """Choose the form by the layout of the image."""
         build = _nhwc if problem.layout == "NHWC" else _nchw
         lanes = machine.lanes(problem.compute_dtype)
-        seconds = self.cost(problem, machine, config) * problem.threads
+        seconds = self.seconds_alone(problem, machine, config)
         return build(problem, config, lanes, self._scratch(problem, machine, config), seconds)
 
 

@@ -296,9 +296,7 @@ class FewChannels(Algorithm[Config]):
             products *= 2
         stores = 1.5 * config.tile_rows * config.nv + 25.0
         count = problem.n * problem.o * down * across
-        moved = (problem.x_bytes + 2 * problem.y_bytes) / tiles.FAR_RATE
-        if problem.x_bytes + problem.y_bytes < machine.l2_bytes:
-            moved /= 4
+        moved = tiles.image_cycles(problem, machine, problem.x_bytes + 2 * problem.y_bytes)
         if config.stream:
             moved *= STREAMED
         blocks = -(-problem.oh // config.rows)
@@ -316,7 +314,7 @@ class FewChannels(Algorithm[Config]):
         many = 1.6 if s.channels > MOST_CHANNELS else 1.0
         tile = s.channels * max(products, loads) / 2 * 1.1 * many + stores
         cycles = tile * count + packed * s.channels
-        return tiles.seconds(problem, max(cycles, moved) + 0.3 * min(cycles, moved), tasks)
+        return tiles.seconds(problem, machine, max(cycles, moved) + 0.3 * min(cycles, moved), tasks)
 
     def error_bound(self, problem: Problem) -> float:
         """One sequential FMA sum over all products, then bias and residual."""
@@ -329,7 +327,7 @@ class FewChannels(Algorithm[Config]):
     def layout(self, problem: Problem, machine: Machine, config: Config) -> Layout:
         """Lay out the items, for the image itself and for what is packed; take the form by the layout of the image."""
         s = _Sizes(problem, config, machine.lanes(problem.compute_dtype))
-        seconds = self.cost(problem, machine, config) * problem.threads
+        seconds = self.seconds_alone(problem, machine, config)
         build = _pixels if _has_pixels(problem) else _planes
         return build(problem, config, machine.lanes(problem.compute_dtype), s, seconds)
 

@@ -234,18 +234,18 @@ class Fft(Algorithm[Config]):
         edge = points * ROW_FROM_AFAR * config.ty if far else 0.0
         back = transform * (0.5 + 0.5 * aligned_up(s.valid_x, s.lanes) / config.tx)
         spectra = s.tile * s.channels * s.per_group
-        product = s.tile / tiles.FAR_RATE if spectra > 4 * machine.l2_bytes else 0.0
+        product = s.tile / tiles.far_rate(machine, spectra) if spectra > 4 * machine.l2_bytes else 0.0
         per_task = -(-s.per_group // config.splits)
         pack = 2 * config.ty * (25.0 + config.tx * s.size / 24)
         if s.channels * s.tile > machine.l2_bytes // 2:
             # Spectra of all channels do not stay in L2 between their transforms and the products with each kernel.
-            product += s.tile / tiles.FAR_RATE
-            pack += 2 * s.tile / tiles.FAR_RATE
+            product += s.tile / tiles.far_rate(machine, spectra)
+            pack += 2 * s.tile / tiles.far_rate(machine, spectra)
         unit = s.channels * (transform + edge + pack) + per_task * (
             back + edge + s.channels * (product + 4 * points)
         )
         tasks = problem.n * problem.groups * s.pairs * config.splits
-        return tiles.seconds(problem, unit * tasks, tasks)
+        return tiles.seconds(problem, machine, unit * tasks, tasks)
 
     def numerics(self, config: Config) -> tuple[int, int]:
         """The tile."""
@@ -287,7 +287,7 @@ class Fft(Algorithm[Config]):
         )
         kernel = fft(config.ty, config.tx, s.most, s.lanes, problem.compute_dtype, problem.activation)
         count = problem.n * problem.groups * s.pairs * config.splits
-        seconds = self.cost(problem, machine, config) * problem.threads
+        seconds = self.seconds_alone(problem, machine, config)
         keep = (table_y, table_x, rows_in, cols_in)
         # Weights are always checked: an infinite one would spread over the tile as an infinite pixel would.
         return Layout(kernel, values, count, s.scratch, seconds, weights, True, keep)

@@ -240,9 +240,7 @@ class Grouped(Algorithm[Config]):
         tile = max((products + shuffles) / 2, (2 * loaded + problem.taps * s.g) / 2) + 4 * config.pixels + 20
         addresses = ROW_CYCLES * problem.kh * (s.columns / 16 + 0.5)
         count = problem.n * problem.oh * across
-        moved = (problem.x_bytes + 2 * problem.y_bytes) / tiles.FAR_RATE
-        if problem.x_bytes + problem.y_bytes < machine.l2_bytes:
-            moved /= 4
+        moved = tiles.image_cycles(problem, machine, problem.x_bytes + 2 * problem.y_bytes)
         blocks = problem.n * -(-problem.oh // config.rows)
         if problem.layout == "NHWC":
             cycles = count * (s.vectors * tile + addresses)
@@ -251,7 +249,7 @@ class Grouped(Algorithm[Config]):
             values = problem.n * (problem.c * problem.h * problem.w + problem.o * problem.oh * problem.ow)
             cycles = count * s.vectors * (tile + addresses) + TRANSPOSE_CYCLES * values / lanes**2
             tasks = blocks * s.vectors
-        return tiles.seconds(problem, max(cycles, moved) + 0.3 * min(cycles, moved), tasks)
+        return tiles.seconds(problem, machine, max(cycles, moved) + 0.3 * min(cycles, moved), tasks)
 
     def error_bound(self, problem: Problem) -> float:
         """One sequential FMA sum over all products, then bias and residual."""
@@ -312,7 +310,7 @@ class Grouped(Algorithm[Config]):
             problem.compute_dtype,
             problem.activation,
         )
-        seconds = self.cost(problem, machine, config) * problem.threads
+        seconds = self.seconds_alone(problem, machine, config)
         keep = (rows_in, offsets, nowhere, outside)
         return Layout(kernel, values, count, s.scratch, seconds, weights, pads_with_zeros(problem), keep)
 

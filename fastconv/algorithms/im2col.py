@@ -264,8 +264,8 @@ class Im2col(Algorithm[Config]):
         unit = config.mr if s.nhwc else config.nv * lanes
         tasks = pieces * -(-s.outputs // (unit * config.portion))
         weight_bytes = s.k * s.per_group * s.size
-        far = tasks * weight_bytes / tiles.FAR_RATE if weight_bytes > machine.l2_bytes // 2 else 0.0
-        return tiles.seconds(problem, pieces * (products + packing) + 0.3 * far, tasks)
+        far = tasks * tiles.far_cycles(machine, weight_bytes)
+        return tiles.seconds(problem, machine, pieces * (products + packing) + 0.3 * far, tasks)
 
     def error_bound(self, problem: Problem) -> float:
         """One sequential FMA sum over all products, then bias and residual."""
@@ -288,7 +288,7 @@ class Im2col(Algorithm[Config]):
         """Choose the form by the layout of the image."""
         build = _nhwc if problem.layout == "NHWC" else _nchw
         lanes = machine.lanes(problem.compute_dtype)
-        seconds = self.cost(problem, machine, config) * problem.threads
+        seconds = self.seconds_alone(problem, machine, config)
         return build(problem, config, lanes, self._scratch(problem, machine, config), seconds)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import numpy as np
@@ -118,6 +118,10 @@ class Algorithm(ABC, Generic[C]):
     @abstractmethod
     def cost(self, problem: Problem, machine: Machine, config: C) -> float:
         """Return the estimated time in seconds with ``problem.threads`` threads and packed weights."""
+
+    def seconds_alone(self, problem: Problem, machine: Machine, config: C) -> float:
+        """Return the estimated time of one thread, by which the runtime decides whether a second one pays."""
+        return self.cost(replace(problem, threads=1), machine, config)
 
     def numerics(self, config: C) -> Config:
         """Return what of `config` decides the bits of the result: nothing, where only the division of work does."""

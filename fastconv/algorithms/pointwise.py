@@ -247,7 +247,7 @@ class Pointwise(Algorithm[Config]):
             packing = used * config.splits / (12.0 if problem.stride[1] == 1 else 2.0)
             if config.group:
                 packing = 0.0
-        return tiles.seconds(problem, products + packing, tasks)
+        return tiles.seconds(problem, machine, products + packing, tasks)
 
     def error_bound(self, problem: Problem) -> float:
         """One sequential FMA sum over the channels, then bias and residual."""
@@ -271,7 +271,7 @@ class Pointwise(Algorithm[Config]):
         """Choose the form by the layout of the image."""
         build = _nhwc if problem.layout == "NHWC" else _nchw
         lanes = machine.lanes(problem.compute_dtype)
-        seconds = self.cost(problem, machine, config) * problem.threads
+        seconds = self.seconds_alone(problem, machine, config)
         return build(problem, config, lanes, self._scratch(problem, machine, config), seconds)
 
 

@@ -129,7 +129,7 @@ class Reference(Algorithm[Config]):
     def cost(self, problem: Problem, machine: Machine, config: Config) -> float:
         """About four cycles a product: a chain of dependent scalar additions."""
         tasks = problem.n * problem.o * problem.oh
-        return tiles.seconds(problem, 2.0 * problem.flop + 60.0 * math.prod(problem.y_shape), tasks)
+        return tiles.seconds(problem, machine, 2.0 * problem.flop + 60.0 * math.prod(problem.y_shape), tasks)
 
     def error_bound(self, problem: Problem) -> float:
         """One rounding of a sum in double precision; of a float64 problem, that sum itself."""
@@ -159,7 +159,7 @@ class Reference(Algorithm[Config]):
             *(stride * size for stride in (*x_strides, *y_strides)),
         )
         kernel = reference(problem.compute_dtype, problem.activation)
-        seconds = self.cost(problem, machine, config) * problem.threads
+        seconds = self.seconds_alone(problem, machine, config)
         return Layout(kernel, values, problem.n * o * oh, 0, seconds, None, False, (rows, cols))
 
 

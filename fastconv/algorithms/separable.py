@@ -183,11 +183,11 @@ class Separable(Algorithm[Config]):
         cycles = (down + along + border) * problem.n * problem.o
         if not machine.fma:
             cycles *= 1.3
-        moved = (problem.x_bytes + (1 if config.stream else 2) * problem.y_bytes) / tiles.FAR_RATE
-        if problem.x_bytes + problem.y_bytes < machine.l2_bytes:
-            moved /= 4
+        moved = tiles.image_cycles(
+            problem, machine, problem.x_bytes + (1 if config.stream else 2) * problem.y_bytes
+        )
         tasks = problem.n * problem.groups * -(-problem.oh // config.rows)
-        return tiles.seconds(problem, max(cycles, moved) + 0.3 * min(cycles, moved), tasks)
+        return tiles.seconds(problem, machine, max(cycles, moved) + 0.3 * min(cycles, moved), tasks)
 
     def packing_cost(self, problem: Problem) -> float:
         """Count the look at the weights."""
@@ -223,7 +223,7 @@ class Separable(Algorithm[Config]):
         )
         kernel = separable(config.tile_rows, config.nv, lanes, problem.compute_dtype, problem.activation)
         count = problem.n * problem.groups * blocks
-        seconds = self.cost(problem, machine, config) * problem.threads
+        seconds = self.seconds_alone(problem, machine, config)
         keep = (down, along, rows_in, columns, cols_in, zero)
         return Layout(kernel, values, count, s.scratch, seconds, None, True, keep)
 

@@ -59,8 +59,6 @@ ENOUGH_VALUES, ENOUGH_DEPTH = 4096, 64
 TILE_CYCLES, CHAIN_CYCLES = {"NHWC": 18.0, "NCHW": 22.0}, 32.0
 #: Cycles to finish and store one row of two tiles; to cut one line of 32 channels beside its elements.
 FINISH_CYCLES, LINE_CYCLES = 8.0, 250.0
-#: Bytes per cycle in and out beyond L2: cutting waits for its input, and stores for their lines.
-FAR_RATE = 8.0
 #: Bytes of scratch before the store segments: a line of flags, then the sums of four tiles.
 SEGMENTS = 64 + 4096
 
@@ -308,13 +306,13 @@ class SplitBfloat16(Algorithm[Config]):
         strip = s.o_blocks * (count // 2 * (pair + finish) + count % 2 * (single + finish))
         cutting = s.blocks_c * (s.positions * (8 + 6 * s.cuts) + len(s.lines) * LINE_CYCLES)
         weight_bytes = s.o_blocks * items * s.cuts * 2048
-        far = 0.5 * weight_bytes / FAR_RATE if weight_bytes > machine.l2_bytes // 2 else 0.0
+        far = 0.5 * tiles.far_cycles(machine, weight_bytes)
         images = problem.n * problem.groups
         moved = problem.x_bytes * config.splits + problem.n * problem.o * problem.oh * problem.ow * 4
         unit = (strip + cutting * config.splits + far) * blocks * images
         if moved > machine.l2_bytes:
-            unit += moved / FAR_RATE
-        return tiles.seconds(problem, unit, images * blocks * config.splits)
+            unit += moved / tiles.far_rate(machine, moved)
+        return tiles.seconds(problem, machine, unit, images * blocks * config.splits)
 
     def numerics(self, config: Config) -> tuple[int]:
         """The number of products."""
@@ -384,7 +382,7 @@ class SplitBfloat16(Algorithm[Config]):
         )
         kernel = split_bfloat16(config.products, s.cuts, problem.activation, int(s.planar))
         count = problem.n * problem.groups * blocks * config.splits
-        seconds = self.cost(problem, machine, config) * problem.threads
+        seconds = self.seconds_alone(problem, machine, config)
         keep = (shape, lines, table, starts, places, rows_in, cols_in)
         # Weights are always checked: parts of one that is not finite mean nothing.
         return Layout(kernel, values, count, s.scratch, seconds, weights, True, keep)

@@ -8,10 +8,12 @@ from typing import NamedTuple
 from fastconv.machine import Machine
 from fastconv.problem import Problem
 
-#: Clock behind estimates, in Hz. Only ratios of estimates decide, so its exact value does not.
-CLOCK = 3.0e9
-#: Bytes per cycle one core moves from L2 / from L3 and beyond (measured: 20 to 30 and 8 on Sapphire Rapids).
-L2_RATE, FAR_RATE = 20.0, 8.0
+#: Costs count cycles: the time of two multiply-adds of vectors and of two loads, as products of whole layers reach it
+#: (78 % of what chains of multiply-adds alone do).
+CYCLE_SHARE = 0.78
+#: What is left of the rates of caches and memory while products run and stores wait (measured: 60 of 172 GB/s from L2,
+#: 24 of 51 from L3).
+L2_SHARE, FAR_SHARE = 0.35, 0.47
 #: Cycles around one register tile beside its products: call, first loads, last additions.
 TILE_OVERHEAD = 40.0
 #: Cycles to start a task and to hand it out.
@@ -28,6 +30,35 @@ class Tile(NamedTuple):
 
     mr: int
     nv: int
+
+
+def cycles_per_second(machine: Machine) -> float:
+    """Return how many of the cycles that costs count pass in a second."""
+    return CYCLE_SHARE * machine.facts.multiply_adds / 2
+
+
+def l2_rate(machine: Machine) -> float:
+    """Return the bytes per cycle that come from L2 beside products."""
+    return L2_SHARE * machine.facts.l2_rate / cycles_per_second(machine)
+
+
+def far_rate(machine: Machine, size: float) -> float:
+    """Return the bytes per cycle that move beyond L2, to and from data of `size` bytes in all."""
+    facts = machine.facts
+    whole = facts.l3_rate if size <= machine.l3_bytes // 2 else facts.memory_rate
+    return FAR_SHARE * whole / cycles_per_second(machine)
+
+
+def far_cycles(machine: Machine, size: float) -> float:
+    """Return the cycles in which weights of `size` bytes come from beyond L2: none where they stay in it."""
+    return size / far_rate(machine, size) if size > machine.l2_bytes // 2 else 0.0
+
+
+def image_cycles(problem: Problem, machine: Machine, moved: float) -> float:
+    """Return the cycles in which `moved` bytes of the image and its result pass through memory."""
+    size = problem.x_bytes + problem.y_bytes
+    cycles = moved / far_rate(machine, size)
+    return cycles / 4 if size < machine.l2_bytes else cycles
 
 
 @lru_cache(maxsize=64)
@@ -51,10 +82,11 @@ def step_cycles(
     loads = tile.mr + tile.nv * (2 if split_loads else 1)
     products = sums if machine.fma else 2 * sums
     row = tile.nv * machine.vector_bytes
-    streamed = row / L2_RATE if k * row > machine.l1_bytes // 2 else 0.0
+    streamed = row / l2_rate(machine) if k * row > machine.l1_bytes // 2 else 0.0
     if from_l2 is not None:
-        streamed = (row + from_l2 * machine.vector_bytes + 4 * tile.mr) / L2_RATE
-    return max(products / 2, loads / 2, 4.0, streamed) + 0.1
+        streamed = (row + from_l2 * machine.vector_bytes + 4 * tile.mr) / l2_rate(machine)
+    loads_at_once = machine.facts.l1_rate / machine.vector_bytes / cycles_per_second(machine)
+    return max(products / 2, loads / loads_at_once, 4.0, streamed) + 0.1
 
 
 def tiled_cycles(
@@ -97,8 +129,9 @@ def best_tiles(
     return tuple(sorted(tiles(machine), key=cycles)[:keep])
 
 
-def seconds(problem: Problem, cycles: float, tasks: int) -> float:
+def seconds(problem: Problem, machine: Machine, cycles: float, tasks: int) -> float:
     """Return the time of `cycles` of work in `tasks` equal pieces on the problem's threads."""
     workers = min(problem.threads, max(tasks, 1))
     rounds = -(-tasks // workers) if tasks else 0
-    return (cycles / max(tasks, 1) + TASK_OVERHEAD) * rounds / CLOCK
+    found = (cycles / max(tasks, 1) + TASK_OVERHEAD) * rounds / cycles_per_second(machine)
+    return found + (machine.facts.region_seconds if workers > 1 else 0.0)

@@ -32,11 +32,11 @@ from fastconv.arrays import address
 from fastconv.machine import Machine
 from fastconv.problem import Problem
 
-#: Bytes per cycle of transformed weights that stream from L3, and from memory, while products are computed (measured:
-#: 38 MB at 6.5 to 7.5, 105 MB at 5.5, 236 MB at 4).
-L3_WEIGHT_RATE, WEIGHT_RATE = 7.0, 4.5
-#: Bytes per cycle of V and M that leave L2.
-SPILL_RATE = 16.0
+#: Parts of the rate of L3, and of memory, at which transformed weights stream while products are computed (measured:
+#: 38 MB at 20 to 22 GB/s, 105 MB at 16, 236 MB at 12).
+L3_WEIGHT_SHARE, WEIGHT_SHARE = 0.41, 0.6
+#: Part of the rate of L3 at which V and M leave L2.
+SPILL_SHARE = 0.94
 #: Cycles for each vector of V, of M, and of an image that is transposed (measured: 5-8, 6-12, 10-15).
 TURN_IN, TURN_OUT, TRANSPOSE = 6.0, 7.0, 11.0
 
@@ -179,7 +179,7 @@ class Winograd(Algorithm[Config]):
 
     def cost(self, problem: Problem, machine: Machine, config: Config) -> float:
         """Count products, transforms, and the transformed weights that stream from beyond L2 for every block."""
-        lanes = machine.lanes(problem.compute_dtype)
+        lanes, facts = machine.lanes(problem.compute_dtype), machine.facts
         s = _Sizes(problem, config, lanes)
         tile = tiles.Tile(config.mr, config.nv)
         count = config.rows * config.columns
@@ -189,29 +189,35 @@ class Winograd(Algorithm[Config]):
         far = 0.0
         if streams:
             # A quarter of L3: it is shared with other cores and with the images.
-            far = weight_bytes / (L3_WEIGHT_RATE if weight_bytes < machine.l3_bytes // 4 else WEIGHT_RATE)
+            near = weight_bytes < machine.l3_bytes // 4
+            rate = L3_WEIGHT_SHARE * facts.l3_rate if near else WEIGHT_SHARE * facts.memory_rate
+            far = weight_bytes * tiles.cycles_per_second(machine) / rate
         v_bytes, rounds = s.planes * s.v_step, -(-s.o_blocks // (config.splits * config.gather))
         # What does not stay in L2 beside weights and images is written to L3 and read back: V once a round, M once.
         working = v_bytes + s.m_bytes
         spilled = max(working + (0 if streams else weight_bytes) - 0.6 * machine.l2_bytes, 0) / working
         spilled = min(spilled, 1.0) * config.splits
-        far += spilled * v_bytes * rounds / tiles.FAR_RATE
-        moved = spilled * (v_bytes + 2 * s.m_bytes * rounds) / SPILL_RATE
+        far += spilled * v_bytes * rounds / tiles.far_rate(machine, working)
+        spill_rate = SPILL_SHARE * facts.l3_rate / tiles.cycles_per_second(machine)
+        moved = spilled * (v_bytes + 2 * s.m_bytes * rounds) / spill_rate
         # Every round reads V again, from L2; a round for each block of outputs is what gathering saves.
-        products += v_bytes * rounds * config.splits / tiles.L2_RATE
+        products += v_bytes * rounds * config.splits / tiles.l2_rate(machine)
         block = max(products, far) + 0.25 * min(products, far) + moved
-        block += self._transforms(problem, config, s, lanes)
+        block += self._transforms(problem, machine, config, s)
         blocks = problem.n * problem.groups * s.down * s.across
-        return tiles.seconds(problem, block * blocks, blocks * config.splits)
+        return tiles.seconds(problem, machine, block * blocks, blocks * config.splits)
 
-    def _transforms(self, problem: Problem, config: Config, s: _Sizes, lanes: int) -> float:
+    def _transforms(self, problem: Problem, machine: Machine, config: Config, s: _Sizes) -> float:
         """Return the cycles of both transforms of one block, which are bound by what they write to L2."""
+        lanes = machine.lanes(problem.compute_dtype)
         count = config.rows * config.columns
         inputs, outputs = -(-s.channels // lanes) * config.splits, -(-s.per_group // lanes)
         height, width, down, across = s.block_rows, s.block_cols, problem.kh - 1, problem.kw - 1
         cycles = count * s.planes * (TURN_IN * inputs + TURN_OUT * outputs)
         if problem.layout == "NHWC":
-            return cycles + (height + down) * (width + across) * inputs * lanes * s.size / tiles.FAR_RATE
+            return cycles + (height + down) * (width + across) * inputs * lanes * s.size / tiles.far_rate(
+                machine, problem.x_bytes
+            )
         # A row is read and written in whole vectors, and rarely begins where a cache line does.
         width += lanes
         return cycles + TRANSPOSE * ((height + down) * (width + across) * inputs + height * width * outputs)
@@ -274,7 +280,7 @@ class Winograd(Algorithm[Config]):
         shape = (problem.kh, problem.kw, s.mh, s.mw, config.mr, config.nv, lanes)
         kernel = winograd(*shape, problem.compute_dtype, problem.activation, planar)
         count = problem.n * problem.groups * s.down * s.across * config.splits
-        seconds = self.cost(problem, machine, config) * problem.threads
+        seconds = self.seconds_alone(problem, machine, config)
         # Weights are always checked: an infinite one would spread over the tile as an infinite pixel would.
         return Layout(kernel, values, count, s.scratch, seconds, weights, True, keep)
 

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastconv.compare.peers import Peer, all_peers
-from fastconv.machine import Machine
+from fastconv.machine import Facts, Machine
 
 
 def library_versions(peers: Sequence[Peer] = ()) -> dict[str, str]:
@@ -30,6 +30,7 @@ def description(measure_peak: bool = True) -> dict[str, str]:
     """Return what `fastconv info` prints, line by line; folders are shown here and never stored."""
     from fastconv import runtime
     from fastconv.kernels import store
+    from fastconv.planning import facts
 
     machine = Machine.host()
     lanes = ", ".join(f"{machine.lanes(name)} {name}" for name in ("float32", "float64"))
@@ -44,6 +45,7 @@ def description(measure_peak: bool = True) -> dict[str, str]:
         "cores": f"{machine.cores} usable, {runtime.get_num_threads()} threads by default",
         "threading": f"own pool; Numba's layer: {_numba_layer()}",
         "memory": f"{_size(machine.memory_bytes)} available, scratch up to {scratch}",
+        "speed": _speed(facts.host().facts),
         "kernel cache": str(store.version_directory()) if store.disk_cache_wanted() else "switched off",
         "fingerprint": machine.fingerprint,
         "versions": ", ".join(f"{name} {number}" for name, number in library_versions(_installed()).items()),
@@ -54,6 +56,18 @@ def description(measure_peak: bool = True) -> dict[str, str]:
             ", ".join(f"{value:.0f} GFLOP/s {dtype}" for dtype, value in peaks.items()) + ", one core"
         )
     return lines
+
+
+def _speed(facts: Facts) -> str:
+    """Return the rates that estimates are made of."""
+    caches = {"L1": facts.l1_rate, "L2": facts.l2_rate, "L3": facts.l3_rate, "memory": facts.memory_rate}
+    parts = [f"{facts.multiply_adds / 1e9:.2f} vector multiply-adds a ns"]
+    parts += [f"{name} {rate / 1e9:.0f} GB/s" for name, rate in caches.items()]
+    if facts.matrix_products:
+        parts.append(f"{facts.matrix_products / 1e9:.2f} matrix products a ns")
+    parts.append(f"a second thread after {facts.region_seconds * 1e6:.1f} us")
+    origin = "measured" if facts.measured else "typical, not measured: see fastconv info --measure"
+    return ", ".join(parts) + f" ({origin})"
 
 
 def _numba_layer() -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from ctypes import CFUNCTYPE, c_int64
+from ctypes import addressof, c_int64
 from functools import cache
 from typing import Any
 
@@ -12,6 +11,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from fastconv.kernels.bandwidth import best_seconds
 from fastconv.kernels.jit import task_factory
 from fastconv.kernels.simd import I64, SCALARS, emit_fma, emit_splat, emit_store, i64, vector_type, words
 
@@ -70,17 +70,8 @@ def fma_chains(dtype: str, lanes: int) -> Task:
 
 def measure_fma_gflops(dtype: str, lanes: int, seconds: float = 0.05) -> float:
     """Return the best GFLOP/s of one core in about `seconds` of multiply-adds on vectors of `lanes`."""
-    result, context = (c_int64 * 1)(), (c_int64 * 2)()
-    rounds = 20_000
-    from ctypes import addressof
-
-    context[0], context[1] = rounds, addressof(result)
-    call = CFUNCTYPE(None, c_int64, c_int64, c_int64)(fma_chains(dtype, lanes).address)
-    best, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        call(addressof(context), 0, 0)
-        best = min(best, time.perf_counter() - start)
+    result, rounds = (c_int64 * 1)(), 20_000
+    best = best_seconds(fma_chains(dtype, lanes), (rounds, addressof(result)), seconds)
     return 2.0 * CHAINS * lanes * rounds / best / 1e9
 
 

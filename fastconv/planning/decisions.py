@@ -1,37 +1,28 @@
 """What tuning found, kept on disk: one JSON file per problem, in a folder per machine.
 
 A decision is a hint and never an authority: the planner takes it only where it names an algorithm in a setting that
-the planner would consider anyway, so that a damaged, stale or malicious file can cost time and nothing else. Files are
-written under another name and renamed, so a reader sees the old or the new one; whatever cannot be read is no
-decision. Nothing is executed or unpickled.
-
-The folder is ``FASTCONV_DECISIONS_DIR``, else one in the user's data folder; ``FASTCONV_DECISIONS_READONLY=1`` keeps it
-as it is.
+the planner would consider anyway, so that a damaged, stale or malicious file can cost time and nothing else. Whatever
+cannot be read is no decision; `fastconv.planning.store` says how files are read and written.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import os
-import tempfile
-import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from fastconv.machine import GIB, Machine
+from fastconv.planning import store
+from fastconv.planning.store import require as _require
 from fastconv.problem import Problem
 
-SCHEMA = 1
 #: How thoroughly a problem was tuned, least first. A stricter answer serves a laxer request.
 TUNED = ("measure", "exhaustive")
-#: A decision is a few kilobytes; what is longer than this is not one. A bundle holds thousands.
-MOST_BYTES, MOST_BUNDLE_BYTES = 1 << 20, 1 << 28
+#: A bundle holds thousands of decisions; what is longer than this is none.
+MOST_BUNDLE_BYTES = 1 << 28
 #: Thirty years: no timing takes longer.
 MOST_SECONDS = 1e9
 
@@ -90,19 +81,7 @@ def key(problem: Problem) -> str:
 
 def folder(machine: Machine) -> Path:
     """Return the folder of one machine's decisions; it need not exist."""
-    return root() / machine.fingerprint
-
-
-def root() -> Path:
-    """Return the folder of all machines."""
-    chosen = os.environ.get("FASTCONV_DECISIONS_DIR")
-    found = Path(chosen) if chosen else platformdirs.user_data_path("fastconv", appauthor=False) / "decisions"
-    return found.absolute()
-
-
-def read_only() -> bool:
-    """Tell whether the user wants the folder left as it is."""
-    return os.environ.get("FASTCONV_DECISIONS_READONLY", "0") not in ("", "0")
+    return store.root() / machine.fingerprint
 
 
 def find(problem: Problem, machine: Machine, rigor: str = "stored") -> Decision | None:
@@ -113,30 +92,20 @@ def find(problem: Problem, machine: Machine, rigor: str = "stored") -> Decision 
         decision = _read(path)
     except FileNotFoundError:
         return None
-    except (OSError, RuntimeError, ValueError, RecursionError) as error:
-        _warn(f"a stored decision cannot be read and is not used ({type(error).__name__}: {error})")
+    except store.DAMAGE as error:
+        store.warn(f"a stored decision cannot be read and is not used ({type(error).__name__}: {error})")
         return None
     return decision if decision.problem == word and decision.serves(rigor) else None
 
 
 def keep(decision: Decision, machine: Machine) -> bool:
     """Store a decision in place of any other about its problem; tell whether that was possible."""
-    if read_only():
+    if store.read_only():
         return False
-    text = json.dumps({"schema": SCHEMA, **asdict(decision)}, indent=1)
     try:
-        home = folder(machine)
-        home.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=home)
-        unfinished = Path(name)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            unfinished.replace(home / _name(decision.problem))
-        finally:
-            unfinished.unlink(missing_ok=True)
+        store.write(folder(machine) / _name(decision.problem), asdict(decision))
     except (OSError, RuntimeError) as error:
-        _warn(f"a decision cannot be stored ({type(error).__name__}: {error})")
+        store.warn(f"a decision cannot be stored ({type(error).__name__}: {error})")
         return False
     return True
 
@@ -155,7 +124,7 @@ def stored(machine: Machine) -> Iterator[tuple[Path, Decision | str]]:
                 found = "the file does not have the name of its problem"
         except FileNotFoundError:
             continue
-        except (OSError, RuntimeError, ValueError, RecursionError) as error:
+        except store.DAMAGE as error:
             found = f"{type(error).__name__}: {error}"
         yield path, found
 
@@ -173,7 +142,7 @@ def clear(machine: Machine) -> int:
 def bundle(machine: Machine) -> dict[str, Any]:
     """Return all valid decisions of a machine as one JSON object."""
     found = [asdict(decision) for _, decision in stored(machine) if isinstance(decision, Decision)]
-    return {"schema": SCHEMA, "machine": machine.fingerprint, "decisions": found}
+    return {"schema": store.SCHEMA, "machine": machine.fingerprint, "decisions": found}
 
 
 def merge(text: str, machine: Machine) -> tuple[int, int]:
@@ -199,15 +168,14 @@ def merge(text: str, machine: Machine) -> tuple[int, int]:
     if len(text) > MOST_BUNDLE_BYTES:
         raise ValueError(f"bundle: has {len(text)} characters, at most {MOST_BUNDLE_BYTES} are read")
     try:
-        value = json.loads(text, parse_constant=_no_constant)
+        value = store.parse(text)
     except RecursionError:
         raise ValueError("bundle: is nested too deeply") from None
-    _require(isinstance(value, dict) and value.get("schema") == SCHEMA, f"schema must be {SCHEMA}")
     if value.get("machine") != machine.fingerprint:
         raise ValueError(
             f"bundle: was made on machine {value.get('machine')!r}, this one is {machine.fingerprint!r}"
         )
-    rows = value.get("decisions")
+    rows: Any = value.get("decisions")
     _require(isinstance(rows, list), "decisions must be a list")
     taken, left = 0, 0
     for row in rows:
@@ -228,12 +196,7 @@ def _name(word: str) -> str:
 
 
 def _read(path: Path) -> Decision:
-    with path.open("rb") as file:
-        data = file.read(MOST_BYTES + 1)
-    _require(len(data) <= MOST_BYTES, f"is longer than {MOST_BYTES} bytes")
-    value = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
-    _require(isinstance(value, dict) and value.get("schema") == SCHEMA, f"schema must be {SCHEMA}")
-    return _decision(value)
+    return _decision(store.read(path))
 
 
 def _decision(value: Any) -> Decision:
@@ -255,31 +218,7 @@ def _timing(value: Any) -> Timing:
     _require(isinstance(config, dict) and len(config) < 100, "config must be an object")
     _require(all(type(item) in (int, str) for item in config.values()), "config must hold numbers and words")
     spread, rounds = value.get("spread", 0.0), value.get("rounds", 1)
-    _require(
-        all(type(item) in (int, float) for item in (seconds, spread)), "seconds and spread must be numbers"
-    )
-    # Compared as they are: whole numbers beyond the floats cannot be converted, and NaN is between no two.
-    _require(0 < seconds < MOST_SECONDS, "seconds must be positive")
-    _require(0 <= spread < MOST_SECONDS, "spread must not be negative")
+    _require(store.number(seconds, 1e-12, MOST_SECONDS), "seconds must be a positive number")
+    _require(store.number(spread, 0, MOST_SECONDS), "spread must be a number, not negative")
     _require(type(rounds) is int and 0 < rounds < MOST_SECONDS, "rounds must be a positive whole number")
     return Timing(algorithm, config, float(seconds), float(spread), rounds)
-
-
-def _require(holds: bool, rule: str) -> None:
-    if not holds:
-        raise ValueError(rule)
-
-
-def _no_constant(text: str) -> None:
-    raise ValueError(f"{text} is not a number")
-
-
-_warned: set[str] = set()
-
-
-def _warn(message: str) -> None:
-    # One warning per kind: a folder full of damage is one piece of news.
-    kind = message.split("(")[0]
-    if kind not in _warned:
-        _warned.add(kind)
-        warnings.warn(message, RuntimeWarning, stacklevel=3)

@@ -14,7 +14,7 @@ from fastconv import arguments, arrays, runtime
 from fastconv.algorithms.interface import Array, WeightsDoNotFitError
 from fastconv.arguments import WEIGHT_LAYOUTS
 from fastconv.machine import Machine
-from fastconv.planning import planner, tuning
+from fastconv.planning import facts, planner, tuning
 from fastconv.planning.plan import Plan, Route
 
 #: Distinct sets of arguments whose choice is remembered, as many as oneDNN keeps.
@@ -69,7 +69,7 @@ def find(
     )
     if bias is not None:
         arguments.check_bias(bias[0], bias[1].name, problem)
-    machine = Machine.host()
+    machine = facts.host()
     planned = planner.as_planned(problem)
     choice = tuning.choice(planned, machine, algorithm, packing=packing)
     faster = planner.chances(planned, machine, choice, packing=packing)

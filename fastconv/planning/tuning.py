@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from fastconv import arrays
 from fastconv.algorithms.interface import Array
 from fastconv.machine import Machine
-from fastconv.planning import decisions, measuring, planner
+from fastconv.planning import decisions, facts, measuring, planner, store
 from fastconv.planning.decisions import TUNED, Decision, Timing
 from fastconv.planning.planner import AUTO, Choice
 from fastconv.planning.tuner import Times
@@ -127,7 +127,7 @@ def tune(
     """Measure which algorithm is fastest for each problem, and store it for every later process.
 
     Problems that were tuned as thoroughly before are answered from the store. Ctrl-C leaves every finished result
-    stored.
+    stored. How fast the machine is by itself is measured first, if nobody did (`fastconv.measure_machine`).
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def tune(
     if budget_s is not None and not (isinstance(budget_s, int | float) and budget_s > 0):
         raise ValueError(f"budget_s must be a positive number of seconds, got {budget_s!r}")
     end = time.perf_counter() + budget_s if budget_s is not None else float("inf")
-    machine, found = Machine.host(), []
+    machine, found = facts.host(), []
     done = 0
 
     def tell(choice: Choice | None = None, seconds: float = 0.0) -> None:
@@ -180,6 +180,7 @@ def tune(
             decision = decisions.find(asked, machine, rigor)
             if decision is None and time.perf_counter() < end:
                 with _alone():
+                    machine = machine if machine.facts.measured else facts.measured()
                     decision = _tune(asked, machine, rigor, end, tell)
             if decision is not None:
                 found.append(decision)
@@ -225,6 +226,7 @@ def _answered(problem: Problem, machine: Machine, rigor: str) -> bool:
 
 
 def _forget() -> None:
+    facts.forget()
     for forget in forgets:
         forget()
 
@@ -232,7 +234,7 @@ def _forget() -> None:
 @contextmanager
 def _alone() -> Iterator[None]:
     """Hold the one place there is for a tuner on this machine; without a folder for it, nobody can be kept out."""
-    home = decisions.root()
+    home = store.root()
     try:
         home.mkdir(parents=True, exist_ok=True)
         lock = FileLock(home / "tuning.lock")

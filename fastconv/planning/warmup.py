@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from fastconv import runtime
-from fastconv.machine import Machine
-from fastconv.planning import planner
+from fastconv.planning import facts, planner
 from fastconv.problem import Problem
 
 #: What is compiled when nothing is named: the layers that nearly every network has.
@@ -61,6 +60,6 @@ def _compile(problem: Problem) -> None:
     asked = problem if problem.n else replace(problem, n=1)
     weights = np.zeros(asked.w_shape, asked.compute_dtype)
     bias = np.zeros(asked.o, asked.compute_dtype) if asked.bias else None
-    machine = Machine.host()
+    machine = facts.host()
     _, work = planner.prepare(asked, machine, planner.choose(asked, machine), weights, bias)
     work.kernel.address  # noqa: B018  # asking for the address compiles
