@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fastconv.operators.pooling import global_avg_pool2d as global_avg_pool2d
     from fastconv.operators.pooling import global_max_pool2d as global_max_pool2d
     from fastconv.operators.pooling import max_pool2d as max_pool2d
+    from fastconv.operators.separable import separable_conv2d as separable_conv2d
     from fastconv.operators.sequences import conv1d as conv1d
     from fastconv.operators.transposed import conv_transpose2d as conv_transpose2d
     from fastconv.operators.unfolding import col2im as col2im
@@ -69,6 +70,7 @@ _HOME = {
     "conv2d_bias_grad": "fastconv.operators.gradients",
     "conv2d_input_grad": "fastconv.operators.gradients",
     "conv2d_weight_grad": "fastconv.operators.gradients",
+    "separable_conv2d": "fastconv.operators.separable",
     "conv1d": "fastconv.operators.sequences",
     "conv_transpose2d": "fastconv.operators.transposed",
     "col2im": "fastconv.operators.unfolding",

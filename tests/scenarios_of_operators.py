@@ -24,7 +24,7 @@ from scenarios_of_memory import Place
 
 import fastconv
 from fastconv.machine import Machine
-from fastconv.operators import running
+from fastconv.operators import running, strips
 from fastconv.runtime import launcher, work, workspace
 
 LANES = Machine.host().lanes("float32")
@@ -123,7 +123,24 @@ def swapped(run: Callable[..., Any], x: Array, w: Array, **words: Any) -> Any:
     return run(x, w, **words)
 
 
+def separable() -> Iterator[Case]:
+    """Strips of two rows, so that the first, an inner one and the last are met."""
+    mock.patch.object(
+        strips, "heights", lambda rows, _: [(k, min(2, rows - k)) for k in range(0, rows, 2)]
+    ).start()
+    for o, stride in ((1, 1), (LANES, 1), (2 * LANES + 3, 2)):
+        for shape in SIZES:
+            for dtype in ("float32", "float64"):
+                x = images(shape, dtype, "NHWC")
+                first, second = (
+                    images(wanted, dtype, "NCHW") for wanted in ((3, 3, shape[1], 1), (1, 1, shape[1], o))
+                )
+                run = partial(fastconv.separable_conv2d, stride=stride, padding=1, layout="NHWC", threads=1)
+                yield f"{o} {stride} {shape} {dtype}", x, partial(run, depthwise_w=first, pointwise_w=second)
+
+
 OPERATORS: dict[str, Callable[[], Iterator[Case]]] = {
+    "separable": separable,
     "pooling": pooling,
     "unfolding": unfolding,
     "local": local,

@@ -75,9 +75,12 @@ workspace_limit, out
     """
     images, given = arrays.view("x", x), arrays.view("w", w)
     channels = running.sizes(images.shape, layout).c
-    kernels = kernels_of(given, weight_layout, channels, layout)
-    if out is not None and kernels is not given:
-        arrays.check_apart("w", arrays.view("out", out), given)
+    count, kernel = depthwise_kernels(given.shape, weight_layout, channels, layout)
+    kernels = given
+    if weight_layout == "HWCM":
+        kernels = np.ascontiguousarray(given.transpose(2, 3, 0, 1)).reshape(count, 1, *kernel)
+        if out is not None:
+            arrays.check_apart("w", arrays.view("out", out), given)
     return api.conv2d(
         x,
         kernels,
@@ -98,10 +101,12 @@ workspace_limit, out
     )
 
 
-def kernels_of(w: Array, weight_layout: object, channels: int, layout: str, name: str = "w") -> Array:
-    """Return depthwise kernels as (C * M, 1, kh, kw)."""
+def depthwise_kernels(
+    shape: tuple[int, ...], weight_layout: object, channels: int, layout: str, name: str = "w"
+) -> tuple[int, tuple[int, int]]:
+    """Return how many depthwise kernels there are, C * M, and their rows and columns."""
     order = one_of("weight_layout", weight_layout, WEIGHT_LAYOUTS)
-    sizes = arguments.shape(f"{name}.shape", w.shape, (4,))
+    sizes = arguments.shape(f"{name}.shape", shape, (4,))
     if 0 in sizes:
         raise ValueError(f"{name} must have at least one of each, got shape {sizes}")
     if order == "OIHW":
@@ -110,10 +115,10 @@ def kernels_of(w: Array, weight_layout: object, channels: int, layout: str, name
                 f"{name} must have shape (C * M, 1, kh, kw) with C = {channels} (the channels of x with "
                 f"layout={layout!r}), got {sizes} with weight_layout='OIHW'"
             )
-        return w
+        return sizes[0], (sizes[2], sizes[3])
     if sizes[2] != channels:
         raise ValueError(
             f"{name} must have C = {channels} channels (those of x with layout={layout!r}), got {sizes[2]} in shape "
             f"{sizes}, read with weight_layout='HWCM'"
         )
-    return np.ascontiguousarray(w.transpose(2, 3, 0, 1)).reshape(-1, 1, *sizes[:2])
+    return sizes[2] * sizes[3], (sizes[0], sizes[1])

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from fastconv.planning import routes
 from fastconv.problem import LAYOUTS, MAX_BYTES, Problem, one_of
 from fastconv.runtime import Work
 
+T = TypeVar("T")
 #: Clock behind estimates of time, which decide whether a second thread pays.
 CLOCK = 3.0e9
 #: Estimated cycles of one task: long beside handing it out, short beside a call worth two threads.
@@ -129,18 +130,20 @@ def hashable(*values: object) -> list[object]:
     return [value if type(value) is int else routes.hashable(value) for value in values]
 
 
-def remembered(make: Callable[..., Prepared], source: Array, *words: Any) -> Prepared:
+def remembered(make: Callable[..., T], source: Array, *words: Any) -> T:
     """Return ``make(source.shape, source.dtype, *words)``, from memory when it was asked for before."""
-    call = (make, source.shape, source.dtype, *words)
+    call = (source.shape, source.dtype, *words)
     try:
-        return _REMEMBERED(*call)
+        found: T = _REMEMBERED(make, *call)
     except TypeError:
         pass
+    else:
+        return found
     # Either `make` raised it, or something unhashable was given, which `make` refuses by its name.
-    return _made(*call)
+    return make(*call)
 
 
-def _made(make: Callable[..., Prepared], *call: Any) -> Prepared:
+def _made(make: Callable[..., T], *call: Any) -> T:
     return make(*call)
 
 

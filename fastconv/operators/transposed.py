@@ -194,9 +194,14 @@ def _phase(
 def floats(name: str, value: Any) -> Array:
     """Return the view of an array of float32 or float64, which is what these operators take."""
     array = arrays.view(name, value)
-    if array.dtype.newbyteorder("=") not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise TypeError(f"{name} must be of float32 or float64, got {array.dtype.name}")
+    check_float(name, array.dtype)
     return array
+
+
+def check_float(name: str, dtype: np.dtype[Any]) -> None:
+    """Refuse what is not float32 or float64."""
+    if dtype.name not in ("float32", "float64"):
+        raise TypeError(f"{name} must be of float32 or float64, got {dtype.name}")
 
 
 def check_same_dtype(name: str, array: Array, other: Array) -> None:
