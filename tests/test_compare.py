@@ -340,3 +340,28 @@ def test_wrong_answers_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_empty_batch_is_refused() -> None:
     with pytest.raises(ValueError, match="empty batch"):
         bench_layer(Layer("none", replace(Problem.parse(SMALL[0]), n=0)), [], Settings(effort=SHORT))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_roofs_are_measured(threads: int) -> None:
+    from fastconv.compare.roof import measure_roof
+
+    roof = measure_roof("float32", threads, seconds=0.0)
+    assert roof.gflops > 0 and roof.gbytes > 0 and roof.threads == threads
+    assert roof.at(1e-9) == pytest.approx(roof.gbytes * 1e-9) and roof.at(1e9) == roof.gflops
+    assert math.isnan(measure_roof("int8", threads).gflops)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_triad_is_one(dtype: str) -> None:
+    from fastconv import runtime
+    from fastconv.kernels.bandwidth import triad_stream
+    from fastconv.machine import Machine
+
+    lanes, item, tasks, vectors = Machine.host().lanes(dtype), np.dtype(dtype).itemsize, 3, 5
+    x, z = (np.arange(tasks * vectors * lanes, dtype=dtype) + start for start in (1, 7))
+    y = np.zeros_like(x)
+    context = np.array([0, 0, 0, 0, 0, vectors], np.int64)
+    work = runtime.Work(triad_stream(dtype, lanes, item), context, tasks, 0, 1e-6)
+    runtime.run(work, x.ctypes.data, y.ctypes.data, z.ctypes.data, 1)
+    np.testing.assert_array_equal(y, x + 3 * z)

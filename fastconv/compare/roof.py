@@ -10,6 +10,7 @@ import numpy as np
 
 from fastconv import runtime
 from fastconv.kernels import peak
+from fastconv.kernels.bandwidth import triad_stream
 from fastconv.machine import Machine
 
 #: Rounds of twelve chains: half a millisecond a task.
@@ -49,7 +50,7 @@ def _fma(dtype: str, threads: int, seconds: float) -> float:
     lanes, tasks = Machine.host().lanes(dtype), 4 * threads
     y = np.zeros((tasks, 16), np.float32)
     context = np.array([0, 0, 0, 0, 0, ROUNDS], np.int64)
-    work = runtime.Work(peak.fma_task(dtype, lanes), context, tasks, 0, 1e-2)
+    work = runtime.Work(peak.fma_chains(dtype, lanes), context, tasks, 0, 1e-2)
     best = _best(work, (0, y.ctypes.data, 0), threads, seconds)
     return 2.0 * peak.CHAINS * lanes * ROUNDS * tasks / best / 1e9
 
@@ -61,7 +62,7 @@ def _triad(dtype: str, threads: int, seconds: float) -> float:
     vectors = max(1, most // 3 // (lanes * item) // tasks)
     x, y, z = (np.full(vectors * tasks * lanes, value, dtype) for value in (1.0, 0.0, 2.0))
     context = np.array([0, 0, 0, 0, 0, vectors], np.int64)
-    work = runtime.Work(peak.triad_task(dtype, lanes, item), context, tasks, 0, 2e-2)
+    work = runtime.Work(triad_stream(dtype, lanes, item), context, tasks, 0, 2e-2)
     best = _best(work, (x.ctypes.data, y.ctypes.data, z.ctypes.data), threads, seconds)
     return 3.0 * x.nbytes / best / 1e9
 
@@ -69,8 +70,10 @@ def _triad(dtype: str, threads: int, seconds: float) -> float:
 def _best(work: runtime.Work, arrays: tuple[int, int, int], threads: int, seconds: float) -> float:
     runtime.run(work, *arrays, threads)
     best, end = math.inf, time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    while True:
         start = time.perf_counter()
         runtime.run(work, *arrays, threads)
-        best = min(best, time.perf_counter() - start)
-    return best
+        now = time.perf_counter()
+        best = min(best, now - start)
+        if now > end:
+            return best

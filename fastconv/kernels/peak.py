@@ -1,4 +1,4 @@
-"""The two roofs of the machine, measured: multiply-adds in registers, and arrays streamed through memory."""
+"""The machine's FMA peak, measured: the denominator of every "% of peak"."""
 
 from __future__ import annotations
 
@@ -13,20 +13,7 @@ from numba.extending import intrinsic
 
 from fastconv.kernels.bandwidth import best_seconds
 from fastconv.kernels.jit import task_factory
-from fastconv.kernels.simd import (
-    I64,
-    SCALARS,
-    emit_fma,
-    emit_splat,
-    emit_store,
-    i64,
-    vector_type,
-    vfma,
-    vload,
-    vsplat,
-    vstore,
-    words,
-)
+from fastconv.kernels.simd import I64, SCALARS, emit_fma, emit_splat, emit_store, i64, vector_type, words
 
 Task = Callable[[int, int, int], None]
 
@@ -70,21 +57,6 @@ def _chains(context: Any, dtype: Any, lanes: Any, steps: Any, target: Any) -> An
 def fma_chains(dtype: str, lanes: int) -> Task:
     """Return the task that multiplies and adds in registers only.
 
-    Shapes   ctx: number of rounds, address of one element
-    Touches  writes that element
-    """
-
-    def task(ctx: int, i: int, scratch: int) -> None:
-        steps, target = words(ctx, 2)
-        _chains(dtype, lanes, steps, target)
-
-    return task
-
-
-@task_factory
-def fma_task(dtype: str, lanes: int) -> Task:
-    """Return the same for the runtime, on any number of threads.
-
     Shapes   y: 64 bytes a task; ctx[5]: number of rounds
     Touches  writes the first element of every 64 bytes
     """
@@ -96,30 +68,10 @@ def fma_task(dtype: str, lanes: int) -> Task:
     return task
 
 
-@task_factory
-def triad_task(dtype: str, lanes: int, item: int) -> Task:
-    """Return the task that streams three arrays: y = x + 3 * residual, as STREAM's triad does.
-
-    Shapes   x, y, residual: ctx[5] vectors a task, one task after the other
-    Assumes  nothing of the alignment
-    Touches  reads x and residual, writes y
-    """
-    step = lanes * item
-
-    def task(ctx: int, i: int, scratch: int) -> None:
-        x, y, z, _weights, _bias, count = words(ctx, 6)
-        factor = vsplat(dtype, lanes, 3.0)
-        for vector in range(i * count, (i + 1) * count):
-            at = vector * step
-            vstore(y + at, vfma(factor, vload(dtype, lanes, z + at), vload(dtype, lanes, x + at)))
-
-    return task
-
-
 def measure_fma_gflops(dtype: str, lanes: int, seconds: float = 0.05) -> float:
     """Return the best GFLOP/s of one core in about `seconds` of multiply-adds on vectors of `lanes`."""
     result, rounds = (c_int64 * 1)(), 20_000
-    best = best_seconds(fma_chains(dtype, lanes), (rounds, addressof(result)), seconds)
+    best = best_seconds(fma_chains(dtype, lanes), (0, addressof(result), 0, 0, 0, rounds), seconds)
     return 2.0 * CHAINS * lanes * rounds / best / 1e9
 
 
