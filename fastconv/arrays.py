@@ -8,6 +8,7 @@ the same kind. Nothing here imports another library: whoever passes a tensor has
 
 from __future__ import annotations
 
+import math
 import sys
 from ctypes import addressof, c_char
 from typing import Any
@@ -24,6 +25,8 @@ Array = npt.NDArray[np.generic]
 _HOST_DEVICES = (1, 3, 11)
 #: Work the exact overlap test may spend (about a millisecond); beyond it, possible overlap counts as overlap.
 _OVERLAP_WORK = 100_000
+#: Bytes of a cache line, and of arrays so small that where they begin does not matter.
+LINE, SMALL_BYTES = 64, 16_384
 #: Asked before names, which take 2 us to make.
 _NATIVE = frozenset(np.dtype(name) for name in DTYPES)
 _ADVICE = {
@@ -90,6 +93,20 @@ def address(array: Array) -> int:
         return addressof(c_char.from_buffer(array))  # type: ignore[arg-type]  # an array is a buffer
     except (TypeError, ValueError):
         return array.ctypes.data
+
+
+def fresh(shape: tuple[int, ...], dtype: Any) -> Array:
+    """Return an array of any content that begins at a cache line, as vectors are fastest.
+
+    NumPy's own begin 16 bytes into one, so that each vector of 64 bytes touches two: a depthwise layer in NHWC takes
+    1.5 to 2 times as long from and to such arrays (38 us for 20 with 192 channels at 28x28). Small arrays are NumPy's:
+    0.4 us more are more than they gain.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if size < SMALL_BYTES:
+        return np.empty(shape, dtype)
+    memory = np.empty(size + LINE - 1, np.uint8)
+    return np.ndarray(shape, dtype, memory, -address(memory) % LINE)
 
 
 def give_back(result: Array, like: object) -> Any:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastconv.arrays import LINE, address, fresh
 from fastconv.problem import Problem
 
 Array = npt.NDArray[Any]
@@ -31,10 +31,13 @@ class Arrays:
 
 
 def in_layout(nchw: Array, layout: str) -> Array:
-    """Return an NCHW array in `layout`, contiguous."""
-    return (
-        np.ascontiguousarray(nchw.transpose(0, 2, 3, 1)) if layout == "NHWC" else np.ascontiguousarray(nchw)
-    )
+    """Return an NCHW array in `layout`, contiguous, from the beginning of a cache line as all peers have theirs."""
+    view = nchw.transpose(0, 2, 3, 1) if layout == "NHWC" else nchw
+    if view.flags.c_contiguous and address(view) % LINE == 0:
+        return view
+    values = fresh(view.shape, view.dtype)
+    values[...] = view
+    return values
 
 
 def to_nchw(y: Array, layout: str) -> Array:
@@ -56,7 +59,7 @@ def make_arrays(problem: Problem, seed: int = 0) -> Arrays:
     kind = problem.dtype
     y_nchw = (problem.n, problem.o, problem.oh, problem.ow)
     return Arrays(
-        x=draw((problem.n, problem.c, problem.h, problem.w), 1.0, kind),
+        x=in_layout(draw((problem.n, problem.c, problem.h, problem.w), 1.0, kind), "NCHW"),
         w=draw(problem.w_shape, (problem.c_per_group * problem.taps) ** -0.5, kind),
         bias=draw((problem.o,), 1.0, problem.result_dtype) if problem.bias else None,
         residual=draw(y_nchw, 1.0, problem.result_dtype) if problem.residual else None,
@@ -77,20 +80,6 @@ def words(problem: Problem) -> dict[str, Any]:
     }
 
 
-#: Copies of a layer's arrays while it is measured: layouts, what libraries pack for themselves, the check.
-COPIES = 8
-
-
-def refuse_too_large(problem: Problem, name: str, memory_bytes: int) -> None:
-    """Raise the ValueError that says that `problem` needs more memory than half of what there is."""
-    once = problem.x_bytes + problem.w_bytes + problem.y_bytes
-    if COPIES * once > memory_bytes // 2:
-        raise ValueError(
-            f"layer {name}: its arrays take {once / 2**30:.3g} GiB and {COPIES} times that while they are "
-            f"measured; half of the {memory_bytes / 2**30:.3g} GiB of memory available may be used"
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class Sample:
     """Bands of output rows and some output channels, with their float64 values."""
@@ -99,19 +88,6 @@ class Sample:
     channels: npt.NDArray[np.intp]
     values: tuple[Array, ...]
     covered: float
-
-    def save(self, path: Path) -> None:
-        """Write everything to `path`, for another process."""
-        arrays: dict[str, Any] = {f"values{number}": value for number, value in enumerate(self.values)}
-        np.savez(path, bands=self.bands, channels=self.channels, covered=self.covered, **arrays)
-
-    @staticmethod
-    def load(path: Path) -> Sample:
-        """Return what `save` wrote."""
-        with np.load(path, allow_pickle=False) as stored:
-            bands = tuple((int(start), int(stop)) for start, stop in stored["bands"])
-            values = tuple(stored[f"values{number}"] for number in range(len(bands)))
-            return Sample(bands, stored["channels"], values, float(stored["covered"]))
 
     def errors(self, y_nchw: Array) -> tuple[float, float]:
         """Return the largest error divided by the largest value, and the relative L2 error.

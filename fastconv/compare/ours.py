@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from fastconv.api import conv2d, plan
+from fastconv.arrays import fresh
 from fastconv.compare.data import Array, Arrays, in_layout, to_nchw, words
 from fastconv.compare.peers.interface import Contestant, Peer
 from fastconv.planning.plan import Plan
@@ -23,33 +23,19 @@ class Fastconv(Peer):
     distribution = "fastconv"
     rank = -1
 
-    def __init__(
-        self,
-        layouts: tuple[str, ...] = ("NCHW", "NHWC"),
-        algorithm: str = "auto",
-        classes: tuple[str, ...] = (),
-    ) -> None:
+    def __init__(self, layouts: tuple[str, ...] = ("NCHW", "NHWC"), algorithm: str = "auto") -> None:
         self.layouts = layouts
         self.algorithm = algorithm
-        self.classes = classes
 
     def why_not(self, problem: Problem) -> str | None:
         return None
 
     def contestants(self, problem: Problem, arrays: Arrays, functional: bool) -> Iterator[Contestant]:
         for layout in self.layouts:
-            yield self._contestant(problem, arrays, layout, functional)
-        # Other accuracy classes are beside the comparison: their title says which.
-        for accuracy in self.classes:
-            other = replace(problem, accuracy=accuracy)
-            for layout in self.layouts if accuracy != problem.accuracy else ():
-                found = self._contestant(other, arrays, layout, functional)
-                facts = {**found.facts, "accuracy": accuracy}
-                yield replace(found, name=f"{found.name} {accuracy}", facts=facts)
-
-    def _contestant(self, problem: Problem, arrays: Arrays, layout: str, functional: bool) -> Contestant:
-        made = self._called_anew if functional else self._planned
-        return made(problem, arrays, layout)
+            if functional:
+                yield self._called_anew(problem, arrays, layout)
+            else:
+                yield self._planned(problem, arrays, layout)
 
     def _words(self, problem: Problem, arrays: Arrays, layout: str) -> dict[str, Any]:
         own = {"layout": layout, "algorithm": self.algorithm, "bias": arrays.bias}
@@ -58,7 +44,7 @@ class Fastconv(Peer):
 
     def _planned(self, problem: Problem, arrays: Arrays, layout: str) -> Contestant:
         x, residual, ready = self._ready(problem, arrays, layout)
-        y = np.empty(ready.problem.y_shape, ready.problem.result_dtype)
+        y = fresh(ready.problem.y_shape, np.dtype(ready.problem.result_dtype))
         with_residual = {} if residual is None else {"residual": residual}
         return Contestant(
             name=f"{self.name} {layout.lower()}",
@@ -93,5 +79,4 @@ def _facts(ready: Plan) -> dict[str, Any]:
         "config": str(ready.config),
         "source": ready.source,
         "workspace_bytes": ready.workspace_bytes,
-        "threads": ready.problem.threads,
     }

@@ -211,10 +211,10 @@ def target_of(name: str, out: Any, result: Result, inputs: Mapping[str, Array | 
 def written_to(target: Array | None, result: Result) -> Array:
     """Return where kernels write: the target if they can, else a new array."""
     if target is None:
-        return np.empty(result.shape, result.compute_dtype)
+        return arrays.fresh(result.shape, result.compute_dtype)
     if target.flags.c_contiguous and result.compute_dtype == result.dtype:
         return target
-    return np.empty(result.shape, result.compute_dtype)
+    return arrays.fresh(result.shape, result.compute_dtype)
 
 
 def delivered(y: Array, target: Array | None, result: Result, given: Any, out: Any) -> Any:

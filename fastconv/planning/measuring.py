@@ -134,10 +134,12 @@ def _data(problem: Problem) -> tuple[Array, Array, Array | None]:
 
     def noise(shape: tuple[int, ...]) -> Array:
         # Small whole numbers: no type overflows, and none is subnormal and slow for that reason.
-        return arrays.ready(random.integers(-4, 5, shape, np.int8), dtype)
+        values = arrays.fresh(shape, np.dtype(dtype))
+        values[...] = random.integers(-4, 5, shape, np.int8)
+        return values
 
     x = noise(problem.x_shape)
-    y = np.empty(problem.y_shape, dtype)
+    y = arrays.fresh(problem.y_shape, np.dtype(dtype))
     return x, y, noise(problem.y_shape) if problem.residual else None
 
 

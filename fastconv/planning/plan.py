@@ -162,7 +162,7 @@ class Plan:
             and x.flags.c_contiguous
         ):
             if out is None:
-                y = np.empty(route.y_shape, route.dtype)
+                y = arrays.fresh(route.y_shape, route.dtype)
             elif _fits(out, route):
                 y = out
             else:
@@ -180,7 +180,7 @@ class Plan:
         usable = (
             target is not None and target.flags.c_contiguous and route.compute_dtype == route.result_dtype
         )
-        y = target if usable else np.empty(route.y_shape, route.compute_dtype)
+        y = target if usable else arrays.fresh(route.y_shape, route.compute_dtype)
         assert y is not None  # for the type checker: what is usable is there
         if self._work is not None:
             x = arrays.ready(call.x, route.compute_dtype)
