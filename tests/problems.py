@@ -69,6 +69,11 @@ _BOTH = (
     "n1c20h13w11_o40k5x5_s2p2d1g10 relu bias",
     "n1c33h10w9_o33k7x7_s1p3d1g33 residual",
     "n1c7h17w19_o7k11x9_s1p5d1g7",
+    # sums that slide: windows that lie beside the image in two vectors, rows of several tiles, more images than one
+    "n1c6h6w17_o6k5x5_s1p2d1g6 bias",
+    "n2c5h7w70_o5k3x3_s1p1d1g5 residual relu",
+    "n2c12h9w35_o12k7x7_s2p3d1g3 bias residual",
+    "n1c4h12w67_o8k3x3_s1x2p1.1.0.2d1g2 bias",
     # tiles of other kernels than 3x3, and of kernels with one row or one column
     "n1c17h11w14_o33k5x5_s1p2.1.0.3d1g1 relu bias residual",
     "n2c8h9w13_o7k5x5_s1p2d1g1 fast",

@@ -30,8 +30,7 @@ LAYERS = (
     ("operators",),
     ("image", "nn", "viz", "compare"),
     ("console",),
-    ("cli_workloads",),
-    ("cli_compare", "cli_images"),
+    ("cli_images",),
     ("cli",),
     ("__init__", "__main__"),
 )

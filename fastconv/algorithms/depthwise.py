@@ -1,0 +1,419 @@
+"""Depthwise convolution and small groups by sums that slide over the image, each input loaded once.
+
+Wins where every output channel sees few input channels, and the image is what has to be moved: depthwise layers of any
+multiplier in NCHW, groups of a few channels in NCHW, plain depthwise layers in NHWC. Nothing is packed but the weights:
+NCHW puts columns into the lanes, and masks what lies beside the image; NHWC puts channels into the lanes, some output
+rows at a time, and rows beside the image are a row of zeros. Kernels up to 7x7, column strides 1 and 2 in NCHW, no
+dilation.
+
+Source: none. Start reading at `depthwise_planes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from fastconv.algorithms import needs, tiles
+from fastconv.algorithms.geometry import aligned_up, context, pads_with_zeros, rounding, row_map
+from fastconv.algorithms.interface import Algorithm, Layout
+from fastconv.algorithms.needs import Need
+from fastconv.algorithms.weights import WeightLayout
+from fastconv.arrays import address
+from fastconv.kernels.depthwise_pixels_tile import strips_tile
+from fastconv.kernels.depthwise_planes_tile import HELD_WEIGHTS, NOTHING, READS, SUMS, planes_tile
+from fastconv.kernels.depthwise_walk_tile import Walk
+from fastconv.kernels.jit import task_factory
+from fastconv.kernels.simd import item_bytes, load, store, words
+from fastconv.machine import Machine
+from fastconv.problem import Problem
+
+Task = Callable[[int, int, int], None]
+
+#: Longest kernel axis: it is written out as straight code.
+MOST_TAPS = 7
+#: Most outputs of a group in one register tile, in NCHW.
+MOST_OUTPUTS = 4
+#: Bytes of planes whose columns are taken one tile after the other: they stay in L1.
+NEAR_BYTES = 16_384
+#: Columns that are walked in one go in NHWC where the image is not in L2: memory is then read nearly in order (95 us
+#: for 138 with 32 channels at 112x112).
+FAR_SPAN = 8
+#: Most work of a task.
+TASK_FLOP = 5e8
+#: Cycles around one strip beside its walk.
+STRIP_CYCLES = 30.0
+
+
+class Config(NamedTuple):
+    """Register tile: vectors of columns in NCHW, rows in NHWC; columns walked in one go in NHWC; rows of a task."""
+
+    across: int
+    span: int
+    rows: int
+
+
+@task_factory
+def depthwise_planes(
+    vectors: int,
+    outputs: int,
+    grouped: int,
+    kh: int,
+    kw: int,
+    sh: int,
+    sw: int,
+    beside: int,
+    last_vector: int,
+    lanes: int,
+    dtype: str,
+    activation: str,
+) -> Task:
+    """Return the task that computes a block of rows of some output planes, NCHW.
+
+    Shapes   x (N, C, H, W); y (N, O, OH, OW); weights [group][block][g][kh][kw][outputs]; bias [group][block][outputs]
+    Assumes  context as `layout` writes it
+    Touches  writes its rows of y
+    Source   none
+    """
+    size = item_bytes(dtype)
+    width = vectors * lanes
+
+    def task(ctx: int, i: int, scratch: int) -> None:
+        x, y, residual, weights, bias, pieces, per_task, blocks, rows, oh = words(ctx, 10)
+        ow, w, h, g, per_group, top, left, x_row, x_plane, y_row = words(ctx + 80, 10)
+        y_plane, k_bytes, of_image, side_by_side, x_end = words(ctx + 160, 5)
+        first = i % blocks * rows
+        last = min(first + rows, oh)
+        high_row, low_row = min((last - 1) * sh - top + kh, h), max(first * sh - top, 0)
+        piece = i // blocks * per_task
+        end = min(piece + per_task, pieces)
+        while piece < end:
+            place = piece % of_image
+            count = min(end - piece, side_by_side, of_image - place)
+            source = x + piece // per_group * g * x_plane
+            target = y + piece * outputs * y_plane
+            held = residual + (target - y) if residual != 0 else 0
+            kernels, biases = weights + place * k_bytes, bias + place * outputs * size
+            for column in range(0, ow, width):
+                begin = column * sw - left
+                low, high = -begin, w - begin
+                at = source + begin * size
+                beyond = at + (count * g - 1) * x_plane + (high_row - 1) * x_row + (width * sw + kw) * size
+                to = target + column * size
+                at_residual = held + column * size if held != 0 else 0
+                if at + low_row * x_row < x or beyond > x + x_end:
+                    planes_tile(
+                        vectors, outputs, grouped, kh, kw, sh, sw, beside, last_vector, READS, lanes, dtype,
+                        activation, at, x_row, x_plane, low, high, kernels, to, y_row, y_plane, at_residual, biases,
+                        first, last, top, h, g, ow - column, count,
+                    )  # fmt: skip
+                elif low <= 0 and high >= width * sw + kw - 1 and ow - column >= width:
+                    planes_tile(
+                        vectors, outputs, grouped, kh, kw, sh, sw, beside, last_vector, NOTHING, lanes, dtype,
+                        activation, at, x_row, x_plane, low, high, kernels, to, y_row, y_plane, at_residual, biases,
+                        first, last, top, h, g, ow - column, count,
+                    )  # fmt: skip
+                else:
+                    planes_tile(
+                        vectors, outputs, grouped, kh, kw, sh, sw, beside, last_vector, SUMS, lanes, dtype,
+                        activation, at, x_row, x_plane, low, high, kernels, to, y_row, y_plane, at_residual, biases,
+                        first, last, top, h, g, ow - column, count,
+                    )  # fmt: skip
+            piece += count
+
+    return task
+
+
+@task_factory
+def depthwise_pixels(
+    tile_rows: int, kh: int, kw: int, sh: int, sw: int, lanes: int, dtype: str, activation: str
+) -> Task:
+    """Return the task that computes a block of output rows of all channels of one image, NHWC.
+
+    Shapes   x (N, H, W, C); y (N, OH, OW, C); weights [vector][kh][kw][lanes]
+    Assumes  scratch holds the addresses of the rows under a tile; `outside` is a row of zeros
+    Touches  writes its rows of y, and scratch
+    Source   none
+    """
+    size = item_bytes(dtype)
+    step = lanes * size
+
+    def task(ctx: int, i: int, scratch: int) -> None:
+        x, y, residual, weights, bias, rows_in, outside, blocks, rows, oh = words(ctx, 10)
+        ow, w, whole, rest, left, x_image, x_row, pixel, y_row, k_bytes, span = words(ctx + 80, 11)
+        block, image = i % blocks, i // blocks
+        for row in range(block * rows, min((block + 1) * rows, oh), tile_rows):
+            for r in range((tile_rows - 1) * sh + kh):
+                h = load("int64", rows_in + 8 * (row * sh + r))
+                store("int64", scratch + 8 * r, x + image * x_image + h * x_row if h >= 0 else outside)
+            target = y + (image * oh + row) * y_row
+            held = residual + (target - y) if residual != 0 else 0
+            live = min(tile_rows, oh - row)
+            for begin in range(0, ow, span):
+                end = min(begin + span, ow)
+                if whole > 0:
+                    strips_tile(
+                        tile_rows, kh, kw, sh, sw, 1, lanes, dtype, activation,
+                        scratch, 0, pixel, weights, target, y_row, pixel,
+                        held, bias, begin, end, left, w, live, lanes, whole,
+                    )  # fmt: skip
+                if rest > 0:
+                    shift = whole * step
+                    strips_tile(
+                        tile_rows, kh, kw, sh, sw, 0, lanes, dtype, activation,
+                        scratch, shift, pixel, weights + whole * k_bytes, target + shift, y_row, pixel,
+                        held + shift if held != 0 else 0, bias + shift, begin, end, left, w, live, rest, 1,
+                    )  # fmt: skip
+
+    return task
+
+
+def _lanes(problem: Problem, machine: Machine) -> int:
+    """Return the lanes of a vector: in NCHW no more than a row of outputs needs."""
+    lanes = machine.lanes(problem.compute_dtype)
+    if problem.layout == "NCHW":
+        while lanes > 4 and lanes // 2 >= problem.ow:
+            lanes //= 2
+    return lanes
+
+
+def _outputs(problem: Problem) -> int:
+    """Return the outputs of a group in one register tile of planes."""
+    return max(p for p in range(1, MOST_OUTPUTS + 1) if problem.o_per_group % p == 0)
+
+
+class Depthwise(Algorithm[Config]):
+    """See the head of this file."""
+
+    name = "depthwise"
+    summary = "depthwise, and small groups in NCHW: sums slide over the image, each input is loaded once"
+
+    def needs(self, problem: Problem, machine: Machine) -> Iterator[Need]:
+        """Refuse dense problems, long kernels, dilation, padding by other pixels and integers."""
+        yield from needs.of_floats(problem)
+        depthwise = {"c": max(problem.c, 2), "o": max(problem.c, 2), "groups": max(problem.c, 2)}
+        if problem.groups == 1:
+            yield Need("more than one group", "1", depthwise)
+        elif problem.layout == "NHWC" and problem.c_per_group + problem.o_per_group > 2:
+            got = f"{problem.c_per_group} and {problem.o_per_group}"
+            yield Need("one input and one output per group in NHWC", got, depthwise)
+        if max(problem.kh, problem.kw) > MOST_TAPS:
+            change = {"kh": min(problem.kh, MOST_TAPS), "kw": min(problem.kw, MOST_TAPS)}
+            yield Need(f"kernels up to {MOST_TAPS}x{MOST_TAPS}", f"{problem.kh}x{problem.kw}", change)
+        if problem.dilation != (1, 1):
+            yield Need("dilation 1", str(problem.dilation), {"dilation": (1, 1)})
+        if problem.padding_mode != "zeros":
+            yield Need("padding_mode='zeros'", repr(problem.padding_mode), {"padding_mode": "zeros"})
+        if problem.layout == "NCHW" and problem.stride[1] > 2:
+            yield Need(
+                "a column stride of 1 or 2 in NCHW",
+                str(problem.stride[1]),
+                {"stride": (problem.stride[0], 1)},
+            )
+
+    def configs(self, problem: Problem, machine: Machine) -> tuple[Config, ...]:
+        """Return the register tiles that fit, cheapest first, each with the tasks that suit the problem."""
+        nchw = problem.layout == "NCHW"
+        # Sums of all open windows, the inputs under one column of taps, and a weight.
+        sums = _walk(problem).open * (_outputs(problem) if nchw else 1)
+        fits = (machine.vector_registers - 2) // (sums + 1)
+        widths: tuple[int, ...] = (1, 2, 4) if nchw else (1, 2, 3, 4)
+        if not nchw and _is_far(problem, machine):
+            # More rows read memory less in order: 185 us with one row, 204 with two, 230 with three (96 channels at
+            # 112x112, stride 2).
+            widths = (2, 1) if problem.stride[0] == 1 else (1,)
+        widths = tuple(n for n in widths if n <= fits) or (1,)
+        choices = [Config(across, *self._division(problem, machine, across)) for across in widths]
+        return tuple(sorted(choices, key=lambda config: self.cost(problem, machine, config)))
+
+    def _division(self, problem: Problem, machine: Machine, across: int) -> tuple[int, int]:
+        """Return columns walked in one go and output rows of a task."""
+        pieces = problem.n * (1 if problem.layout == "NHWC" else problem.o // _outputs(problem))
+        blocks = -(-4 * problem.threads // max(pieces, 1)) if problem.threads > 1 else 1
+        # Ctrl-C is felt between tasks.
+        blocks = max(blocks, int(problem.flop / max(pieces, 1) / TASK_FLOP))
+        rows = -(-problem.oh // min(blocks, problem.oh))
+        if problem.layout == "NCHW":
+            return problem.ow, rows
+        span = min(FAR_SPAN, problem.ow) if _is_far(problem, machine) else problem.ow
+        return span, aligned_up(rows, across)
+
+    def cost(self, problem: Problem, machine: Machine, config: Config) -> float:
+        """Count products, loads and stores of all strips, and what is moved through memory."""
+        count = _plane_cycles if problem.layout == "NCHW" else _pixel_cycles
+        cycles = count(problem, machine, config)
+        moved = tiles.image_cycles(problem, machine, problem.x_bytes + 2 * problem.y_bytes)
+        tasks = _tasks(problem, config)
+        return tiles.seconds(problem, machine, max(cycles, moved) + 0.3 * min(cycles, moved), tasks)
+
+    def error_bound(self, problem: Problem) -> float:
+        """One sequential FMA sum over all products, then the residual."""
+        return rounding(problem) * (problem.taps * problem.c_per_group + 3)
+
+    def workspace(self, problem: Problem, machine: Machine, config: Config) -> int:
+        """Return the addresses of the rows under a tile for each worker."""
+        return _scratch(problem, config) * problem.threads
+
+    def layout(self, problem: Problem, machine: Machine, config: Config) -> Layout:
+        """Lay out the weights as the tiles stream them."""
+        make = _planes if problem.layout == "NCHW" else _pixels
+        return make(
+            problem, _lanes(problem, machine), config, self.cost(problem, machine, config) * problem.threads
+        )
+
+
+def _is_far(problem: Problem, machine: Machine) -> bool:
+    """Tell whether the image and its result leave L2."""
+    return problem.x_bytes + problem.y_bytes > machine.l2_bytes
+
+
+def _plane_cycles(problem: Problem, machine: Machine, config: Config) -> float:
+    """Return the cycles of all walks down planes: products and shuffles share two ports, vectors cross lines."""
+    nv, p, g, kw = config.across, _outputs(problem), problem.c_per_group, problem.kw
+    (sh, sw), lanes = problem.stride, _lanes(problem, machine)
+    rows_in = min(sh, problem.kh)
+    products = problem.taps * g * p * nv * (1 if machine.fma else 2)
+    shuffles = kw * rows_in * g * nv if sw > 1 else 0
+    weights = problem.taps * g * p if g > 1 or problem.taps * p > HELD_WEIGHTS else 0
+    loads = 2 * aligned_up(kw, sw) * rows_in * g * nv + weights
+    turn = max((products + shuffles) / 2, loads / 2) + 1.7 * nv * p + 1.5
+    turns = problem.oh + (_walk(problem).open - 1) * -(-problem.oh // config.rows)
+    walks = problem.n * (problem.o // p) * -(-problem.ow // (nv * lanes))
+    return walks * (turns * turn + STRIP_CYCLES)
+
+
+def _pixel_cycles(problem: Problem, machine: Machine, config: Config) -> float:
+    """Return the cycles of all walks along rows: products, or the lines that come from L2 and go there."""
+    rows, (sh, sw) = config.across, problem.stride
+    products = problem.taps * rows * (1 if machine.fma else 2)
+    lines = min(sw, problem.kw) * ((rows - 1) * min(sh, problem.kh) + problem.kh) + rows
+    turn = max(products / 2 + rows + 2, lines * machine.vector_bytes / tiles.l2_rate(machine))
+    spans = -(-problem.ow // config.span)
+    turns = problem.ow + (_walk(problem).open - 1) * spans
+    strips = problem.n * -(-problem.oh // rows) * -(-problem.c // machine.lanes(problem.compute_dtype))
+    return strips * (turns * turn + STRIP_CYCLES * spans)
+
+
+def _tasks(problem: Problem, config: Config) -> int:
+    blocks = -(-problem.oh // config.rows)
+    if problem.layout == "NHWC":
+        return problem.n * blocks
+    pieces = problem.n * problem.o // _outputs(problem)
+    return -(-pieces // _per_task(problem, blocks)) * blocks
+
+
+def _per_task(problem: Problem, blocks: int) -> int:
+    """Return the walks of one task in NCHW: enough tasks for all threads, and for Ctrl-C between them."""
+    if blocks > 1:
+        return 1
+    pieces = problem.n * problem.o // _outputs(problem)
+    tasks = max(8 * problem.threads if problem.threads > 1 else 1, int(problem.flop / TASK_FLOP), 1)
+    return max(1, -(-pieces // tasks))
+
+
+def _walk(problem: Problem) -> Walk:
+    if problem.layout == "NCHW":
+        return Walk(problem.kh, problem.stride[0])
+    return Walk(problem.kw, problem.stride[1])
+
+
+def _scratch(problem: Problem, config: Config) -> int:
+    if problem.layout == "NCHW":
+        return 0
+    return aligned_up(8 * ((config.across - 1) * problem.stride[0] + problem.kh), 64)
+
+
+def _weights(problem: Problem, width: int, groups: int, per_group: int) -> WeightLayout:
+    count = problem.c_per_group * problem.taps
+    return WeightLayout(
+        problem.compute_dtype, groups, per_group, count, width, np.arange(count, dtype=np.int64)
+    )
+
+
+def _side_by_side(problem: Problem, per_group: int, size: int) -> int:
+    """Return the groups that one tile walks down, one after the other, before the next columns."""
+    if per_group > 1:
+        return 1
+    bytes_each = (
+        problem.c_per_group * problem.h * problem.w + problem.o_per_group * problem.oh * problem.ow
+    ) * size
+    return max(1, NEAR_BYTES // bytes_each)
+
+
+def _beside(problem: Problem, width: int, lanes: int) -> int:
+    """Return bit v * kw + s for each vector v of a tile and tap column s that anywhere lies beside the image."""
+    columns = np.arange(problem.ow)[:, None]
+    taps = np.arange(problem.kw)[None, :]
+    places = columns * problem.stride[1] + taps - problem.padding[2]
+    bits = columns % width // lanes * problem.kw + taps
+    return sum(1 << int(bit) for bit in np.unique(bits[(places < 0) | (places >= problem.w)]))
+
+
+def _planes(problem: Problem, lanes: int, config: Config, seconds: float) -> Layout:
+    size = np.dtype(problem.compute_dtype).itemsize
+    (sh, sw), outputs = problem.stride, _outputs(problem)
+    weights = _weights(problem, outputs, problem.groups, problem.o_per_group)
+    per_group = problem.o_per_group // outputs
+    pieces = problem.n * problem.groups * per_group
+    blocks = -(-problem.oh // config.rows)
+    per_task = _per_task(problem, blocks)
+    values = context(
+        *(pieces, per_task, blocks, config.rows, problem.oh, problem.ow, problem.w, problem.h),
+        *(problem.c_per_group, per_group, problem.padding[0], problem.padding[2]),
+        *(problem.w * size, problem.h * problem.w * size, problem.ow * size, problem.oh * problem.ow * size),
+        *(
+            weights.block_bytes,
+            problem.groups * per_group,
+            _side_by_side(problem, per_group, size),
+            problem.x_bytes,
+        ),
+    )
+    grouped = int(problem.c_per_group > 1)
+    width = config.across * lanes
+    kernel = depthwise_planes(
+        *(config.across, outputs, grouped, problem.kh, problem.kw, sh, sw, _beside(problem, width, lanes)),
+        *((problem.ow - 1) % width // lanes, lanes, problem.compute_dtype, problem.activation),
+    )
+    return Layout(kernel, values, _tasks(problem, config), 0, seconds, weights, pads_with_zeros(problem))
+
+
+def _pixels(problem: Problem, lanes: int, config: Config, seconds: float) -> Layout:
+    size = np.dtype(problem.compute_dtype).itemsize
+    sh, sw = problem.stride
+    weights = _weights(problem, lanes, 1, problem.o)
+    rows_in = row_map(problem, (problem.oh + config.across - 2) * sh + problem.kh)
+    x_row, y_row = (width * problem.c * size for width in (problem.w, problem.ow))
+    outside = np.zeros(x_row + 64, np.uint8)
+    blocks = -(-problem.oh // config.rows)
+    values = context(
+        *(address(rows_in), address(outside), blocks, config.rows, problem.oh, problem.ow, problem.w),
+        *divmod(problem.c, lanes),
+        *(
+            problem.padding[2],
+            problem.h * x_row,
+            x_row,
+            problem.c * size,
+            y_row,
+            weights.block_bytes,
+            config.span,
+        ),
+    )
+    kernel = depthwise_pixels(
+        *(config.across, problem.kh, problem.kw, sh, sw, lanes, problem.compute_dtype, problem.activation)
+    )
+    keep = (rows_in, outside)
+    return Layout(
+        kernel,
+        values,
+        _tasks(problem, config),
+        _scratch(problem, config),
+        seconds,
+        weights,
+        pads_with_zeros(problem),
+        keep,
+    )
+
+
+ALGORITHM = Depthwise()
