@@ -8,63 +8,48 @@ writes ``bench/results/resnet50.svg`` and the part of README.md between the two 
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
+
+from fastconv.compare.document import Report, Run, read
+from fastconv.compare.results import OURS, totals
 
 mpl.use("svg")
 import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-OURS = "fastconv"
 
 
-def best(layer: dict[str, Any], library: str | None) -> dict[str, Any] | None:
-    """Return the fastest entry of `library`, or of all the others than ours."""
-    entries = [
-        entry
-        for entry in layer["entries"]
-        if entry["min_s"] is not None
-        and not entry["failed"]
-        and (entry["library"] != OURS if library is None else entry["library"] == library)
-    ]
-    return min(entries, key=lambda entry: entry["min_s"], default=None)
-
-
-def table(run: dict[str, Any]) -> str:
+def table(run: Run) -> str:
     """Return the totals as a Markdown table."""
     rows = [
         "| against | their ms | our ms | speed-up of the network | geometric mean of layers | worst layer |",
         "|---|---:|---:|---:|---:|---|",
     ]
-    for name, total in run["totals"].items():
-        ours, theirs = total["ours_s"] * 1e3, total["other_s"] * 1e3
+    for name, total in totals(run.layers).items():
+        ours, theirs = total.ours_s * 1e3, total.other_s * 1e3
         rows.append(
-            f"| {name} | {theirs:.1f} | {ours:.1f} | {theirs / ours:.2f} | {total['geometric_mean']:.2f} "
-            f"| {total['worst_layer']} ({total['worst_ratio']:.2f}) |"
+            f"| {name} | {theirs:.1f} | {ours:.1f} | {theirs / ours:.2f} | {total.geometric_mean:.2f} "
+            f"| {total.worst_layer} ({total.worst_ratio:.2f}) |"
         )
     return "\n".join(rows)
 
 
-def plot(run: dict[str, Any], path: Path) -> None:
+def plot(run: Run, path: Path) -> None:
     """Write the GFLOP/s of every layer, ours and the best other library's, as an SVG."""
-    names = [layer["name"] for layer in run["layers"]]
+    names = [layer.name for layer in run.layers]
     series = {OURS: OURS, "best peer": None}
     figure, axes = plt.subplots(figsize=(8, 0.28 * len(names) + 1.4), layout="constrained")
     for offset, (label, library) in enumerate(series.items()):
-        entries = [best(layer, library) for layer in run["layers"]]
-        speeds = [entry["gflops"] if entry else 0.0 for entry in entries]
+        entries = [(layer, layer.best(library)) for layer in run.layers]
+        speeds = [layer.gflops(entry) if entry else 0.0 for layer, entry in entries]
         places = [place + 0.4 * offset for place in range(len(names))]
         axes.barh(places, speeds, height=0.4, label=label, color=("#1f6f8b", "#c9c2b2")[offset])
-    if run["fma_peak_gflops"]:
-        axes.axvline(
-            run["fma_peak_gflops"], color="black", linewidth=0.8, linestyle="--", label="measured FMA peak"
-        )
+    axes.axvline(run.roof.gflops, color="black", linewidth=0.8, linestyle="--", label="measured FMA peak")
     axes.set_yticks([place + 0.2 for place in range(len(names))], names, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("GFLOP/s (work of the definition per time)")
@@ -75,15 +60,15 @@ def plot(run: dict[str, Any], path: Path) -> None:
     figure.savefig(path, format="svg", metadata={"Date": None})
 
 
-def caption(run: dict[str, Any]) -> str:
+def caption(report: Report, run: Run) -> str:
     """Return where and when the numbers were made."""
-    machine, versions = run["machine"], run["versions"]
-    libraries = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "python")
-    words = run["layers"][0]["word"]
-    accuracy = next((word for word in ("strict", "fast") if f"_{word}" in words), "standard")
+    libraries = ", ".join(
+        f"{name} {version}" for name, version in report.versions.items() if name != "python"
+    )
+    vectors = report.machine.get("vectors") or f"{report.machine['vector_bits']} bits"
     return (
-        f"{run['title']}, accuracy class `{accuracy}`, {run['date'][:10]}, {machine['cpu']} "
-        f"({machine['vector_bits']}-bit vectors), measured FMA peak {run['fma_peak_gflops']:.0f} GFLOP/s; "
+        f"{run.title}, accuracy class `{run.accuracy}`, {report.date[:10]}, {report.machine['cpu']} "
+        f"({vectors.split(',')[0].replace(' bits', '-bit')} vectors), measured FMA peak {run.roof.gflops:.0f} GFLOP/s; "
         f"{libraries}."
     )
 
@@ -91,11 +76,12 @@ def caption(run: dict[str, Any]) -> str:
 def main() -> None:
     """Read the run named on the command line, write the plot and the README's part."""
     source = Path(sys.argv[1])
-    run = json.loads(source.read_text("utf-8"))
+    report = read(source)
+    run = report.runs[0]
     picture = source.with_suffix(".svg")
     plot(run, picture)
     shown = picture.resolve().relative_to(ROOT).as_posix()
-    part = f"{table(run)}\n\n{caption(run)}\n\n![GFLOP/s of every layer]({shown})"
+    part = f"{table(run)}\n\n{caption(report, run)}\n\n![GFLOP/s of every layer]({shown})"
     text = README.read_text("utf-8")
     new = re.sub(r"(?<=<!-- speed -->\n).*(?=<!-- /speed -->)", lambda _: part + "\n", text, flags=re.DOTALL)
     README.write_text(new, "utf-8")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +10,16 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
+from fastconv.cli_compare import COMMANDS as COMPARE_COMMANDS
 from fastconv.cli_images import COMMANDS as IMAGE_COMMANDS
-from fastconv.compare.layers import Layer, load, match
+from fastconv.cli_workloads import layers_of as _layers
+from fastconv.cli_workloads import layouts_of as _layouts
+from fastconv.cli_workloads import words as _words
+from fastconv.cli_workloads import write as _write
 from fastconv.console import consoles as _consoles
 from fastconv.console import progress_bar as _progress
 from fastconv.console import usage as _usage
-from fastconv.problem import ACCURACIES, DTYPES, LAYOUTS, Problem
+from fastconv.problem import Problem
 
 if TYPE_CHECKING:
     from fastconv.planning.decisions import Timing
@@ -29,7 +31,7 @@ def cli() -> None:
     """2-D convolution of NumPy arrays, measured and explained."""
 
 
-for command in IMAGE_COMMANDS:
+for command in (*COMPARE_COMMANDS, *IMAGE_COMMANDS):
     cli.add_command(command)
 
 
@@ -72,153 +74,6 @@ def explain(word: str) -> None:
     problem = _usage(Problem.parse, word)
     out, _ = _consoles()
     out.print(str(_usage(explained, problem, facts.host())), markup=False, soft_wrap=True)
-
-
-def _words(function: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that change the problems of a workload."""
-    options = (
-        click.option(
-            "--layout",
-            type=click.Choice([*LAYOUTS, "both"], case_sensitive=False),
-            help="Order of the axes; default both.",
-        ),
-        click.option("--accuracy", type=click.Choice(ACCURACIES), help="Accuracy class."),
-        click.option("--dtype", type=click.Choice(DTYPES), help="Type of input and weights."),
-        click.option("--threads", type=click.IntRange(1), help="Most threads to use; default 1."),
-        click.option("--match", "pattern", metavar="REGEX", help="Only layers whose name or word matches."),
-    )
-    for option in reversed(options):
-        function = option(function)
-    return function
-
-
-def _layers(
-    workload: str, accuracy: str | None, dtype: str | None, threads: int | None, pattern: str | None
-) -> tuple[str, list[Layer]]:
-    title, layers = load(workload)
-    asked = {"accuracy": accuracy, "dtype": dtype, "threads": threads}
-    changes = {name: value for name, value in asked.items() if value is not None}
-    layers = [layer.where(**changes) for layer in layers]
-    layers = match(layers, pattern) if pattern else layers
-    if not layers:
-        raise ValueError(f"match: no layer of {title} has {pattern!r} in its name or its problem word")
-    return title, layers
-
-
-def _layouts(layout: str | None, workload: str, layers: list[Layer]) -> tuple[str, ...]:
-    if layout is None and len(layers) == 1 and layers[0].name == workload:
-        return (layers[0].problem.layout,)
-    return LAYOUTS if layout in {None, "both"} else (str(layout),)
-
-
-@cli.command()
-@click.argument("workload")
-@_words
-@click.option("--algorithm", default="auto", show_default=True, help="Use this algorithm for every layer.")
-@click.option(
-    "--peers", default="numpy_im2col,torch", show_default=True, help="all, none, or names with commas."
-)
-@click.option(
-    "--functional", is_flag=True, help="Weights handed over at every call, by us and by the others."
-)
-@click.option("--quick", is_flag=True, help="Few rounds and a coarse check: a look, not a measurement.")
-@click.option("--seconds", type=click.FloatRange(0.001, 60), help="Least time per contestant and layer.")
-@click.option("--repeat", type=click.IntRange(1, 100_000), help="Least calls per contestant and layer.")
-@click.option(
-    "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write everything here."
-)
-def bench(
-    workload: str,
-    layout: str | None,
-    accuracy: str | None,
-    dtype: str | None,
-    threads: int | None,
-    pattern: str | None,
-    algorithm: str,
-    peers: str,
-    functional: bool,
-    quick: bool,
-    seconds: float | None,
-    repeat: int | None,
-    json_file: Path | None,
-) -> None:
-    """Measure every layer of WORKLOAD: a shipped one, a .csv file of the same form, or a problem word."""
-    from fastconv.algorithms import registry
-    from fastconv.compare import measuring
-    from fastconv.compare.bench import Settings
-    from fastconv.compare.data import CHECK_FLOP
-    from fastconv.compare.peers import select
-
-    title, layers = _usage(_layers, workload, accuracy, dtype, threads, pattern)
-    chosen = _usage(select, peers)
-    if algorithm != "auto":
-        _usage(registry.get, algorithm)
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise click.UsageError(f"--json: the folder of {json_file} does not exist")
-    effort = measuring.QUICK if quick else measuring.Effort()
-    if seconds is not None:
-        effort = replace(effort, seconds=seconds, most_s=max(effort.most_s, 5 * seconds))
-    settings = Settings(
-        layouts=_layouts(layout, workload, layers),
-        algorithm=algorithm,
-        functional=functional,
-        effort=effort if repeat is None else replace(effort, calls=repeat),
-        check_flop=CHECK_FLOP / 10 if quick else CHECK_FLOP,
-    )
-    sys.exit(_run_bench(title, layers, chosen, settings, json_file))
-
-
-def _run_bench(
-    title: str, layers: list[Layer], peers: list[Any], settings: Any, json_file: Path | None
-) -> int:
-    """Measure, print, write; return 1 when an answer of ours was outside what its accuracy class promises."""
-    from fastconv.compare import report
-    from fastconv.compare.bench import bench_layer
-    from fastconv.compare.environment import fma_peak, library_versions, machine_facts, today
-    from fastconv.compare.results import LayerResult, broken, totals
-    from fastconv.machine import Machine
-
-    out, err = _consoles()
-    first, date = layers[0].problem, today()
-    results: list[LayerResult] = []
-    with _progress(err) as progress:
-        task = progress.add_task("measuring the FMA peak", total=len(layers))
-        peak = fma_peak(first.dtype, first.threads)
-        for layer in layers:
-            progress.update(task, description=escape(layer.name))
-            results.append(_usage(bench_layer, layer, peers, settings))
-            progress.advance(task)
-    words = f"{first.dtype}, {first.accuracy}, {first.threads} thread{'s' if first.threads > 1 else ''}"
-    measured = f", FMA peak {peak:.0f} GFLOP/s measured" if peak else ""
-    out.print(report.layer_table(f"{title} ({words}{measured})", results, peak))
-    out.print("GFLOP/s: the work of the definition per time, which Winograd does not do in full")
-    out.print("x: their time divided by ours, the best form of each; error: largest, of the largest output")
-    if totals(results):
-        out.print(report.total_table(results))
-    for note in report.notes(results):
-        out.print(f"note: {note}", markup=False)
-    if json_file is not None:
-        text = report.to_json(
-            title,
-            results,
-            date=date,
-            machine=machine_facts(Machine.host()),
-            versions=library_versions(peers),
-            settings=asdict(settings),
-            peak=peak,
-        )
-        _write(json_file, text)
-    wrong = [f"{result.name} ({entry.name})" for result in results for entry in broken(result)]
-    for name in wrong:
-        err.print(f"[red]outside its accuracy class, or failed:[/] {escape(name)}")
-    return 1 if wrong else 0
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, "utf-8")
-    except OSError as error:
-        raise click.ClickException(f"cannot write {path}: {error.strerror or error}") from None
 
 
 @cli.command()

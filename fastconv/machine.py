@@ -200,6 +200,11 @@ def available_cores() -> int:
     return max(1, min(visible, _cpu_quota()))
 
 
+def usable_cores() -> tuple[int, ...]:
+    """Return the numbers of the CPUs this process may use, in order; none where the system does not say."""
+    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
+
+
 @lru_cache(maxsize=1)
 def _host() -> Machine:
     import llvmlite.binding as llvm

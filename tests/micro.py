@@ -72,7 +72,7 @@ def innermost_loop(assembly: str, name: str = "brgemm_") -> Loop:
     labels: dict[str, int] = {}
     loops: list[Loop] = []
     for at, line in enumerate(lines):
-        if line.startswith(".cfi_endproc"):
+        if line.startswith((".cfi_endproc", ".Lfunc_end")):
             break
         if label := re.match(r"(\.L\w+):", line):
             labels[label[1]] = at

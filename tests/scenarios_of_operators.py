@@ -23,6 +23,7 @@ from oracle import Array
 from scenarios_of_memory import Place
 
 import fastconv
+from fastconv import image
 from fastconv.machine import Machine
 from fastconv.operators import running, strips
 from fastconv.runtime import launcher, work, workspace
@@ -139,11 +140,23 @@ def separable() -> Iterator[Case]:
                 yield f"{o} {stride} {shape} {dtype}", x, partial(run, depthwise_w=first, pointwise_w=second)
 
 
+def sweeps() -> Iterator[Case]:
+    """Separable filters of images of few channels, whose rows end at any place of a vector."""
+    for size in ((1, 1, 1), (2, 5, 3), (9, 4 * LANES + 1, 1), (21, 3 * LANES - 1, 3), (5, 700, 3)):
+        for dtype in ("float32", "float64", "uint8", "int16"):
+            for taps in ((3, 3), (1, 5), (7, 1), (15, 15)):
+                for mode in ("reflect", "constant", "wrap"):
+                    x = images((1, *size), dtype, "NCHW")[0]
+                    call = partial(image.filter2d, kernel=np.ones(taps), mode=mode, threads=1)
+                    yield f"{size} {dtype} {taps} {mode}", x, call
+
+
 OPERATORS: dict[str, Callable[[], Iterator[Case]]] = {
     "separable": separable,
     "pooling": pooling,
     "unfolding": unfolding,
     "local": local,
+    "sweeps": sweeps,
 }
 
 

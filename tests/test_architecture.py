@@ -30,7 +30,8 @@ LAYERS = (
     ("operators",),
     ("image", "nn", "viz", "compare"),
     ("console",),
-    ("cli_images",),
+    ("cli_workloads",),
+    ("cli_compare", "cli_images"),
     ("cli",),
     ("__init__", "__main__"),
 )

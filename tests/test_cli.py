@@ -55,7 +55,7 @@ def test_bench_writes_a_table_and_json(
     code, out, _ = run(capsys, monkeypatch, *words)
     assert code == 0 and "GFLOP/s" in out and "x numpy_im2col" in out and "geometric mean" in out
     document = json.loads(path.read_text("utf-8"))
-    (layer,) = document["layers"]
+    (layer,) = document["runs"][0]["layers"]
     assert layer["word"] == TINY and {"numba", "numpy", "fastconv"} <= set(document["versions"])
     assert {entry["layout"] for entry in layer["entries"] if entry["library"] == "fastconv"} == {
         "NCHW",
@@ -83,7 +83,7 @@ def test_bench_options_change_the_problems(
     code, _, _ = run(
         capsys, monkeypatch, *words, "--accuracy", "strict", "--peers", "none", "--json", str(path)
     )
-    (layer,) = json.loads(path.read_text("utf-8"))["layers"]
+    (layer,) = json.loads(path.read_text("utf-8"))["runs"][0]["layers"]
     assert code == 0
     assert layer["word"].endswith("_f64_strict")
     assert [entry["layout"] for entry in layer["entries"]] == ["NHWC"]
@@ -136,7 +136,7 @@ def test_ctrl_c_ends_with_130(capsys: pytest.CaptureFixture[str], monkeypatch: p
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fastconv.compare.bench.bench_layer", interrupted)
+    monkeypatch.setattr("fastconv.compare.comparison.bench_layer", interrupted)
     code, _, err = run(capsys, monkeypatch, "bench", TINY, "--peers", "none")
     assert code == 130 and "interrupted" in err
 

@@ -10,7 +10,7 @@ import pytest
 
 import fastconv
 from fastconv import image
-from fastconv.image import strips
+from fastconv.image import strips, sweep
 
 Array = np.ndarray[Any, Any]
 NDIMAGE_MODES = (
@@ -33,6 +33,9 @@ def strip(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
         for name in ("STRIP_BYTES", "STRIP_BYTES_OF_SEVERAL", "TALL_BYTES"):
             monkeypatch.setattr(strips, name, 300)
         monkeypatch.setattr(strips, "LEAST_HALOS", 0.0)
+        for name, value in (("BLOCK", 100), ("BAND", 8), ("ROWS_BYTES", 3000)):
+            monkeypatch.setattr(sweep, name, value)
+    sweep._work.cache_clear()
 
 
 @pytest.mark.usefixtures("strip")
@@ -246,6 +249,28 @@ def test_tensors_come_back_as_tensors() -> None:
     assert isinstance(y, torch.Tensor) and y.shape == x.shape
 
 
+@pytest.mark.parametrize("name", ["box", "laplacian", "gaussian"])
+def test_results_in_memory_that_is_given(name: str) -> None:
+    for dtype in (np.uint8, np.float32):
+        x = photo(20, 70, 3).astype(dtype)
+        expected = image.filter2d(x, name)
+        for out in (
+            np.empty_like(x),
+            np.empty((20, 140, 3), dtype)[:, ::2],
+            np.empty((70, 20, 3), dtype).transpose(1, 0, 2),
+        ):
+            assert image.filter2d(x, name, out=out) is out
+            np.testing.assert_array_equal(out, expected)
+    planes = x.transpose(2, 0, 1).copy()
+    out = np.empty_like(planes)
+    image.filter2d(planes, name, layout="CHW", out=out)
+    np.testing.assert_array_equal(out.transpose(1, 2, 0), expected)
+    holes = np.where(x < 20, np.nan, x).astype(np.float32)
+    if name != "laplacian":
+        assert image.filter2d(holes, name, ignore_nan=True, out=x) is x
+        np.testing.assert_array_equal(x, image.filter2d(holes, name, ignore_nan=True))
+
+
 def test_no_images_give_no_images() -> None:
     assert image.filter2d(np.zeros((0, 4, 4, 3), np.uint8), "box").shape == (0, 4, 4, 3)
 
@@ -273,6 +298,17 @@ def test_no_images_give_no_images() -> None:
         (lambda x: image.filter2d(x, "box", dtype=complex), TypeError, "dtype must have"),
         (lambda x: image.filter2d(x, "box", ignore_nan=1), TypeError, "True or False"),
         (lambda x: image.filter2d(x, "laplacian", ignore_nan=True), ValueError, "must not be 0"),
+        (
+            lambda x: image.filter2d(x, "box", cval=[1, 2]),
+            ValueError,
+            r"cval must be a single number, got shape \(2,\)",
+        ),
+        (lambda x: image.filter2d(x, "box", cval="1"), TypeError, "cval must be a number"),
+        (lambda x: image.filter2d(x, "box", accuracy="exact"), ValueError, "'strict', 'standard', 'fast'"),
+        (lambda x: image.filter2d(x, "box", threads=0), ValueError, "threads must be"),
+        (lambda x: image.filter2d(x, "box", out=x), ValueError, "must not overlap image"),
+        (lambda x: image.filter2d(x, "box", out=x[:2].copy()), ValueError, "shape of the result"),
+        (lambda x: image.filter2d(x, "box", out=x.astype(int)), ValueError, "dtype of the result"),
         (lambda x: image.gradient(x, "laplacian"), ValueError, "'sobel', 'prewitt', 'scharr'"),
         (lambda x: image.convolve2d(x, x, "half"), ValueError, "'full', 'same', 'valid'"),
         (lambda x: image.convolve2d(x, x, boundary="reflect"), ValueError, "'fill', 'wrap', 'symm'"),

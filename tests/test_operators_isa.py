@@ -21,6 +21,7 @@ TESTS = (
     "test_unfolding.py::test_product_with_the_matrix_is_convolution",
     "test_unfolding.py::test_ways_to_give_and_take_arrays",
     "test_local.py::test_error_of_a_plain_sum",
+    "test_sweep.py",
     "test_local.py::test_ways_to_give_and_take_arrays",
 )
 

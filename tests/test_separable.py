@@ -105,3 +105,18 @@ def test_explain_says_what_it_hangs_on() -> None:
     assert row.accepted and not row.chosen
     assert f"if {row.weights}" in str(explanation)
     assert explanation.chosen.weights == ""
+
+
+def test_factors_of_whole_numbers_are_whole() -> None:
+    """Also where no weight divides the others, and whatever the signs: their sums are then exact."""
+    for column, row in (
+        ([6, 4], [9]),
+        ([-2, 3, 5], [4, -6]),
+        ([1, 2, 1], [-1, 0, 1]),
+        ([3], [-5, 7]),
+        ([0, 5], [0, 3]),
+    ):
+        w = np.outer(column, row)[None, None].astype(np.float32)
+        factors = column_and_row(w)[0]
+        np.testing.assert_array_equal(factors, np.rint(factors))
+        np.testing.assert_array_equal(np.outer(factors[: len(column)], factors[len(column) :]), w[0, 0])

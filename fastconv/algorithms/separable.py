@@ -42,6 +42,8 @@ Task = Callable[[int, int, int], None]
 #: How far a product of two factors may be from its weight, in eps of the weight: three roundings of the weights that
 #: the factors come from, and one of a factor.
 ROUNDINGS = 4
+#: Whole numbers below this are exact in float64.
+MOST_WHOLE = 2.0**53
 #: Vectors of columns of the pass along the rows.
 ROW_VECTORS = 8
 
@@ -248,10 +250,12 @@ class Separable(Algorithm[Config]):
 def column_and_row(weights: Array) -> Array:
     """Return for each kernel of `weights` (O, 1, kh, kw) its kh + kw factors: (O, kh + kw).
 
+    Those of whole numbers are whole numbers.
+
     Examples
     --------
     >>> column_and_row(np.array([[[[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]]])).tolist()
-    [[0.5, 1.0, 0.5, -2.0, 0.0, 2.0]]
+    [[1.0, 2.0, 1.0, -1.0, 0.0, 1.0]]
     """
     kernels = weights[:, 0].astype(np.float64)
     if not np.isfinite(kernels).all():
@@ -262,8 +266,14 @@ def column_and_row(weights: Array) -> Array:
     r, s = largest // kw, largest % kw
     pivot = kernels[each, r, s]
     # A kernel of zeros is a column of zeros times any row.
-    column = kernels[each, :, s] / np.where(pivot == 0, 1, pivot)[:, None]
-    factors = np.concatenate([column, kernels[each, r]], axis=1).astype(weights.dtype)
+    pivot = np.where(pivot == 0, 1, pivot)
+    unit = pivot.copy()
+    whole = (np.abs(kernels) < MOST_WHOLE).all(axis=(1, 2)) & (kernels == np.rint(kernels)).all(axis=(1, 2))
+    common = np.gcd.reduce(kernels[whole, :, s[whole]].astype(np.int64), axis=1)
+    unit[whole] = np.copysign(np.maximum(common, 1), pivot[whole])
+    column = kernels[each, :, s] / unit[:, None]
+    row = kernels[each, r] / (pivot / unit)[:, None]
+    factors = np.concatenate([column, row], axis=1).astype(weights.dtype)
     made = factors[:, :kh, None].astype(np.float64) * factors[:, None, kh:]
     if (np.abs(made - kernels) > ROUNDINGS * np.finfo(weights.dtype).eps * np.abs(kernels)).any():
         raise WeightsDoNotFitError("needs kernels that are a column times a row, and not all are")

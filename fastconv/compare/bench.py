@@ -2,62 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, replace
+from typing import Protocol
 
-from threadpoolctl import threadpool_limits
+import numpy as np
 
-from fastconv.compare.data import CHECK_FLOP, Arrays, Sample, make_arrays, reference_sample
+from fastconv.compare.data import Arrays, Sample, in_layout, make_arrays, reference_sample, refuse_too_large
 from fastconv.compare.layers import Layer
-from fastconv.compare.measuring import Effort, measure
-from fastconv.compare.ours import Fastconv
-from fastconv.compare.peers import Contestant, Peer
-from fastconv.compare.results import OURS, Entry, LayerResult
+from fastconv.compare.measuring import measure
+from fastconv.compare.peers import Peer
+from fastconv.compare.results import LayerResult
+from fastconv.compare.station import Prepared, Settings, blas_threads, everybody, prepare
+from fastconv.machine import Machine
 from fastconv.problem import Problem
 
-#: A peer whose answer is further away than this computes something else.
-WRONG = 1e-2
-
-Ready = tuple[Entry, Contestant]
+__all__ = ["Crew", "Settings", "Together", "bench_layer", "crew_for"]
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the user asked for; dtype, accuracy and threads are words of the layers' problems already."""
+class Crew(Protocol):
+    """Who computes: all in this process, or every library in its own."""
 
-    layouts: tuple[str, ...] = ("NCHW", "NHWC")
-    algorithm: str = "auto"
-    functional: bool = False
-    effort: Effort = field(default_factory=Effort)
-    check_flop: float = CHECK_FLOP
+    def prepare(
+        self, peers: Sequence[Peer], problem: Problem, arrays: Arrays, sample: Sample, settings: Settings
+    ) -> Prepared:
+        """Return who is ready to be measured."""
 
 
-def bench_layer(layer: Layer, peers: Sequence[Peer], settings: Settings) -> LayerResult:
-    """Return the times of fastconv and of `peers` on one layer."""
+class Together:
+    """All in this process: with one thread there is no pool that could disturb the next one."""
+
+    def prepare(
+        self, peers: Sequence[Peer], problem: Problem, arrays: Arrays, sample: Sample, settings: Settings
+    ) -> Prepared:
+        """Return who is ready to be measured."""
+        return prepare(peers, problem, arrays, sample, settings)
+
+
+def crew_for(threads: int) -> AbstractContextManager[Crew]:
+    """Return the crew for so many threads; processes of its own end with the context."""
+    if threads == 1:
+        return nullcontext(Together())
+    from fastconv.compare.apart import Apart
+
+    return Apart()
+
+
+def bench_layer(
+    layer: Layer, peers: Sequence[Peer], settings: Settings, crew: Crew | None = None
+) -> LayerResult:
+    """Return the times of fastconv and of `peers` on one layer.
+
+    Raises
+    ------
+    ValueError
+        When the layer is empty, or too large for the memory there is.
+    """
     problem = layer.problem
     if problem.n == 0:
         raise ValueError(f"layer {layer.name}: an empty batch takes no time, got {problem.word}")
+    refuse_too_large(problem, layer.name, Machine.host().memory_bytes)
     arrays = make_arrays(problem)
     sample = reference_sample(problem, arrays, settings.check_flop)
-    skipped: dict[str, str] = {}
-    ready: list[Ready] = []
-    failed: list[Entry] = []
-    # NumPy's BLAS is told here; every other library is told by its own file.
-    with threadpool_limits(limits=problem.threads, user_api="blas"):
-        for peer in (Fastconv(settings.layouts, settings.algorithm), *peers):
-            reason = peer.missing() or peer.why_not(problem)
-            if reason:
-                skipped[peer.name] = reason
-                continue
-            for outcome in _prepare(peer, problem, arrays, settings.functional, sample):
-                if isinstance(outcome, Entry):
-                    failed.append(outcome)
-                else:
-                    ready.append(outcome)
-        timings = measure([contestant.call for _, contestant in ready], settings.effort)
+    with blas_threads(problem.threads):
+        found = (crew or Together()).prepare(everybody(peers, settings), problem, arrays, sample, settings)
+        timings, lost = measure([turns for _, turns in found.ready], settings.effort)
     timed = [
-        replace(entry, min_s=t.min_s, median_s=t.median_s, spread=t.spread, calls=t.calls)
-        for (entry, _), t in zip(ready, timings, strict=True)
+        replace(entry, **asdict(timing)) for (entry, _), timing in zip(found.ready, timings, strict=True)
     ]
     return LayerResult(
         name=layer.name,
@@ -65,30 +78,19 @@ def bench_layer(layer: Layer, peers: Sequence[Peer], settings: Settings) -> Laye
         count=layer.count,
         flop=problem.flop,
         checked=sample.covered,
-        entries=(*timed, *failed),
-        skipped=skipped,
+        entries=(*timed, *found.failed),
+        skipped=found.skipped,
+        reorder_s=_reorder_seconds(arrays),
+        lost=lost,
     )
 
 
-def _prepare(
-    peer: Peer, problem: Problem, arrays: Arrays, functional: bool, sample: Sample
-) -> Iterator[Ready | Entry]:
-    """Yield contestants whose answers were compared with the reference, and an entry for each that failed."""
-    contestants = peer.contestants(problem, arrays, functional)
-    title = peer.name
-    while True:
-        # Whatever a library raises is its result on this layer; the others go on.
-        try:
-            contestant = next(contestants, None)
-            if contestant is None:
-                return
-            title = contestant.name
-            largest, l2 = sample.errors(contestant.result(contestant.call()))
-        except Exception as error:
-            yield Entry(peer.name, title, "", failed=f"{type(error).__name__}: {error}")
-            return
-        entry = Entry(peer.name, title, contestant.layout, max_error=largest, l2_error=l2, **contestant.facts)
-        if peer.name != OURS and not l2 <= WRONG:
-            yield replace(entry, failed=f"its answer differs from the reference by {l2:.1e}")
-        else:
-            yield entry, contestant
+def _reorder_seconds(arrays: Arrays) -> float:
+    """Return what NumPy needs to copy x from NCHW to NHWC: who has the other layout pays it."""
+    target = np.empty_like(in_layout(arrays.x, "NHWC"))
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        np.copyto(target, arrays.x.transpose(0, 2, 3, 1))
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)

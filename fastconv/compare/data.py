@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,20 @@ def words(problem: Problem) -> dict[str, Any]:
     }
 
 
+#: Copies of a layer's arrays while it is measured: layouts, what libraries pack for themselves, the check.
+COPIES = 8
+
+
+def refuse_too_large(problem: Problem, name: str, memory_bytes: int) -> None:
+    """Raise the ValueError that says that `problem` needs more memory than half of what there is."""
+    once = problem.x_bytes + problem.w_bytes + problem.y_bytes
+    if COPIES * once > memory_bytes // 2:
+        raise ValueError(
+            f"layer {name}: its arrays take {once / 2**30:.3g} GiB and {COPIES} times that while they are "
+            f"measured; half of the {memory_bytes / 2**30:.3g} GiB of memory available may be used"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """Bands of output rows and some output channels, with their float64 values."""
@@ -88,6 +103,19 @@ class Sample:
     channels: npt.NDArray[np.intp]
     values: tuple[Array, ...]
     covered: float
+
+    def save(self, path: Path) -> None:
+        """Write everything to `path`, for another process."""
+        arrays: dict[str, Any] = {f"values{number}": value for number, value in enumerate(self.values)}
+        np.savez(path, bands=self.bands, channels=self.channels, covered=self.covered, **arrays)
+
+    @staticmethod
+    def load(path: Path) -> Sample:
+        """Return what `save` wrote."""
+        with np.load(path, allow_pickle=False) as stored:
+            bands = tuple((int(start), int(stop)) for start, stop in stored["bands"])
+            values = tuple(stored[f"values{number}"] for number in range(len(bands)))
+            return Sample(bands, stored["channels"], values, float(stored["covered"]))
 
     def errors(self, y_nchw: Array) -> tuple[float, float]:
         """Return the largest error divided by the largest value, and the relative L2 error.

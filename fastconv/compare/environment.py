@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import platform
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from pathlib import Path
 
 from fastconv.compare.peers import Peer, all_peers
-from fastconv.machine import Facts, Machine
+from fastconv.machine import Facts, Machine, usable_cores
+
+#: Environment variables that change how fast libraries are.
+VARIABLES = (
+    "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OMP_PROC_BIND", "OMP_PLACES", "GOMP_SPINCOUNT", "KMP_BLOCKTIME",
+    "KMP_AFFINITY", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA",
+    "NUMBA_NUM_THREADS", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "FASTCONV_EXECUTOR", "FASTCONV_NUM_THREADS",
+    "MALLOC_ARENA_MAX", "XLA_FLAGS",
+)  # fmt: skip
 
 
 def library_versions(peers: Sequence[Peer] = ()) -> dict[str, str]:
@@ -51,7 +63,7 @@ def description(measure_peak: bool = True) -> dict[str, str]:
         "versions": ", ".join(f"{name} {number}" for name, number in library_versions(_installed()).items()),
     }
     if measure_peak:
-        peaks = {dtype: fma_peak(dtype, 1) for dtype in ("float32", "float64")}
+        peaks = {dtype: fma_peak(dtype) for dtype in ("float32", "float64")}
         lines["FMA peak"] = (
             ", ".join(f"{value:.0f} GFLOP/s {dtype}" for dtype, value in peaks.items()) + ", one core"
         )
@@ -95,21 +107,48 @@ def _size(count: int) -> str:
     return f"{count} B"
 
 
-def machine_facts(machine: Machine) -> dict[str, Any]:
-    """Return what is known about the machine, as JSON can hold it."""
-    return {
-        "system": f"{sys.platform} {platform.machine()}",
+def machine_lines() -> dict[str, str]:
+    """Return what readers of numbers want to know about the machine; it names no host, user or folder."""
+    from fastconv.runtime import get_num_threads
+
+    machine = Machine.host()
+    caches = (machine.l1_bytes, machine.l2_bytes, machine.l3_bytes)
+    lines = {
+        "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
         "cpu": machine.cpu,
-        "vector_bits": machine.vector_bytes * 8,
-        "vector_registers": machine.vector_registers,
-        "fma": machine.fma,
-        "features": " ".join(machine.features),
-        "l1_bytes": machine.l1_bytes,
-        "l2_bytes": machine.l2_bytes,
-        "l3_bytes": machine.l3_bytes,
-        "cores": machine.cores,
+        "vectors": f"{machine.vector_bytes * 8} bits, {machine.vector_registers} registers",
+        "instructions": " ".join(_vector_words(machine)) or "the base set",
+        "caches": ", ".join(f"L{level} {_size(size)}" for level, size in enumerate(caches, start=1)),
+        "cores": f"{machine.cores} usable, {get_num_threads()} threads by default",
+        "memory": f"{_size(machine.memory_bytes)} available",
         "fingerprint": machine.fingerprint,
     }
+    said = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    plain = [f"{name}={value}" for name, value in said.items() if re.fullmatch(r"[\w.,:=+-]{0,80}", value)]
+    return lines | ({"variables": " ".join(plain)} if plain else {})
+
+
+def identity() -> dict[str, str]:
+    """Return who measured, where: only for whoever asks for it."""
+    return {"host": platform.node(), "user": getpass.getuser(), "folder": str(Path.cwd())}
+
+
+@contextmanager
+def pinned(threads: int) -> Iterator[None]:
+    """Keep this process, and those that it starts, on as many cores as there are threads, where that can be.
+
+    Nobody then takes more cores than it says, and nobody wanders from one cache to another.
+    """
+    cores = usable_cores()
+    if not cores or threads >= len(cores):
+        yield
+        return
+    # The last ones: the first core also serves interrupts.
+    os.sched_setaffinity(0, cores[-threads:])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def today() -> str:
@@ -117,10 +156,8 @@ def today() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def fma_peak(dtype: str, threads: int) -> float | None:
-    """Return the measured FMA peak in GFLOP/s of `threads` cores; None for types without FMA."""
-    if dtype not in {"float32", "float64"}:
-        return None
+def fma_peak(dtype: str) -> float:
+    """Return the measured FMA peak of one core in GFLOP/s."""
     from fastconv.kernels.peak import fma_gflops
 
-    return float(fma_gflops(dtype)) * threads
+    return float(fma_gflops(dtype))

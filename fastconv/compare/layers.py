@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
+from fastconv.compare.reading import clean
 from fastconv.problem import Problem
 
 COLUMNS = "n c h w k r s stride_h stride_w pad_h pad_w dil_h dil_w groups count".split()
@@ -51,7 +52,7 @@ def load(source: str) -> tuple[str, list[Layer]]:
         return source, parse_csv(text, source)
     path = Path(source)
     if path.suffix.lower() == ".csv" or os.sep in source:
-        return path.stem, parse_csv(_read_file(path), path.name)
+        return clean(path.stem), parse_csv(_read_file(path), path.name)
     if re.match(r"n\d+c\d+h\d", source):
         return source, [Layer(source, Problem.parse(source))]
     raise ValueError(
@@ -105,7 +106,7 @@ def _parse_row(row: dict[str, str | None], where: str) -> Layer:
         )
     except (ValueError, TypeError) as error:
         raise ValueError(f"workload: {where}: {error}") from None
-    return Layer(row["layer"] or where, problem, v["count"])
+    return Layer(clean(row["layer"] or where), problem, v["count"])
 
 
 def _number(text: str | None, column: str, where: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,19 +24,33 @@ class Fastconv(Peer):
     distribution = "fastconv"
     rank = -1
 
-    def __init__(self, layouts: tuple[str, ...] = ("NCHW", "NHWC"), algorithm: str = "auto") -> None:
+    def __init__(
+        self,
+        layouts: tuple[str, ...] = ("NCHW", "NHWC"),
+        algorithm: str = "auto",
+        classes: tuple[str, ...] = (),
+    ) -> None:
         self.layouts = layouts
         self.algorithm = algorithm
+        self.classes = classes
 
     def why_not(self, problem: Problem) -> str | None:
         return None
 
     def contestants(self, problem: Problem, arrays: Arrays, functional: bool) -> Iterator[Contestant]:
         for layout in self.layouts:
-            if functional:
-                yield self._called_anew(problem, arrays, layout)
-            else:
-                yield self._planned(problem, arrays, layout)
+            yield self._contestant(problem, arrays, layout, functional)
+        # Other accuracy classes are beside the comparison: their title says which.
+        for accuracy in self.classes:
+            other = replace(problem, accuracy=accuracy)
+            for layout in self.layouts if accuracy != problem.accuracy else ():
+                found = self._contestant(other, arrays, layout, functional)
+                facts = {**found.facts, "accuracy": accuracy}
+                yield replace(found, name=f"{found.name} {accuracy}", facts=facts)
+
+    def _contestant(self, problem: Problem, arrays: Arrays, layout: str, functional: bool) -> Contestant:
+        made = self._called_anew if functional else self._planned
+        return made(problem, arrays, layout)
 
     def _words(self, problem: Problem, arrays: Arrays, layout: str) -> dict[str, Any]:
         own = {"layout": layout, "algorithm": self.algorithm, "bias": arrays.bias}
@@ -79,4 +94,5 @@ def _facts(ready: Plan) -> dict[str, Any]:
         "config": str(ready.config),
         "source": ready.source,
         "workspace_bytes": ready.workspace_bytes,
+        "threads": ready.problem.threads,
     }

@@ -35,6 +35,22 @@ class Border(NamedTuple):
     right: int
 
 
+def single_number(name: str, value: Any) -> Any:
+    """Return the value of a border as a Python number.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When it is none, or several.
+    """
+    given = np.asarray(value)
+    if given.ndim:
+        raise ValueError(f"{name} must be a single number, got shape {given.shape}")
+    if given.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    return given.item()
+
+
 def sources(word: str, size: int, before: int, after: int) -> Indices:
     """Return where each of ``before + size + after`` pixels of a line comes from; -1 is the border's value.
 

@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from fastconv import arguments, arrays
 from fastconv.image.bank import kernel as bank_kernel
-from fastconv.image.borders import NDIMAGE_MODES, Border
-from fastconv.image.strips import Finish, filtered, keep
+from fastconv.image.borders import NDIMAGE_MODES, Border, single_number
+from fastconv.image.strips import as_pixels, filtered
+from fastconv.image.sweep import columns_and_rows
 from fastconv.problem import one_of
 
 Array = npt.NDArray[Any]
@@ -41,6 +42,7 @@ def filter2d(
     ignore_nan: bool = False,
     accuracy: str = "standard",
     threads: int | None = None,
+    out: Any = None,
 ) -> Any:
     """Correlate each channel of an image with a kernel, as ``scipy.ndimage.correlate`` and OpenCV's ``filter2D`` do.
 
@@ -69,11 +71,14 @@ def filter2d(
         not be 0.
     accuracy, threads
         As for `fastconv.conv2d`. Kernels that are a column times a row are taken apart unless "strict".
+    out : array, optional
+        Where to put the result; of the shape of `image`, of the dtype of the result. Large images in turn are
+        filtered faster into the same memory than into new memory.
 
     Returns
     -------
     array
-        Of the shape of `image`.
+        Of the shape of `image`; `out` if it was given.
 
     Raises
     ------
@@ -90,19 +95,23 @@ def filter2d(
     >>> image.filter2d(photo, np.ones((1, 3)) / 3, mode="constant", cval=10).tolist()
     [[13, 23, 23], [13, 23, 23]]
     """
-    pixels, order = _pixels(image, layout)
+    array, pixels = _pixels(image, layout)
     weights = _weights(kernel)
     kind = arrays.supported("image", pixels.dtype) if dtype is None else _result_dtype(dtype)
     border = _border(mode, cval, origin, weights.shape)
     compute = _compute_dtype(pixels.dtype)
-    words = {"accuracy": accuracy, "threads": threads}
+    words: dict[str, Any] = {"accuracy": accuracy, "threads": threads}
+    target = None if out is None else _target(out, array, kind)
+    room = target.reshape(pixels.shape) if target is not None and target.flags.c_contiguous else None
     if arguments.flag("ignore_nan", ignore_nan) and pixels.dtype.kind == "f":
-        y = _without_nan(pixels, weights, border, compute, words)
-        y = _rounded_to(kind)(y) if kind.kind in "iu" else y
-        y = y.astype(kind, copy=False)
+        y = _without_nan(pixels, weights, border, compute, kind, words)
     else:
-        y = filtered(pixels, weights[None].astype(compute), border, kind, _rounded_to(kind), **words)
-    return arrays.give_back(_as_given(y, order), image)
+        y = filtered(pixels, weights[None].astype(compute), border, kind, out=room, **words)
+    if target is None:
+        return arrays.give_back(y.reshape(array.shape), image)
+    if y is not room:
+        target[...] = y.reshape(array.shape)
+    return out
 
 
 def gradient(
@@ -146,33 +155,22 @@ def gradient(
     (8.0, 1.5708)
     """
     name = one_of("kernel", kernel, SLOPES)
-    pixels, order = _pixels(image, layout)
+    array, pixels = _pixels(image, layout)
     compute = _compute_dtype(pixels.dtype)
     pair = np.stack([bank_kernel(f"{name}_x"), bank_kernel(f"{name}_y")]).astype(compute)
     kind = compute if dtype is None else _result_dtype(dtype)
     border = _border(mode, cval, 0, pair.shape[1:])
-    words = {"accuracy": accuracy, "threads": threads}
-    rounded = _rounded_to(kind)
 
-    def magnitude(slopes: Array) -> Array:
-        np.multiply(slopes, slopes, out=slopes)
-        total = np.add(slopes[0], slopes[1], out=slopes[0])
-        return rounded(np.sqrt(total, out=total))
+    def found(what: str, kind: np.dtype[Any]) -> Any:
+        y = filtered(pixels, pair, border, kind, what, accuracy=accuracy, threads=threads)
+        return arrays.give_back(y.reshape(array.shape), image)
 
-    def angle(slopes: Array) -> Array:
-        turned: Array = np.arctan2(slopes[1], slopes[0], out=slopes[0])
-        return turned
-
-    steepness = filtered(pixels, pair, border, kind, magnitude, **words)
-    angles = None
-    if arguments.flag("direction", direction):
-        angles = filtered(pixels, pair, border, compute, angle, **words)
-        angles = arrays.give_back(_as_given(angles, order), image)
-    return Gradient(arrays.give_back(_as_given(steepness, order), image), angles)
+    wanted = arguments.flag("direction", direction)
+    return Gradient(found("magnitude", kind), found("angle", compute) if wanted else None)
 
 
-def _pixels(image: Any, layout: str | None) -> tuple[Array, str]:
-    """Return the images as (N, H, W, C), a view, and the order of axes they had."""
+def _pixels(image: Any, layout: str | None) -> tuple[Array, Array]:
+    """Return the images as an array, and as (N, H, W, C); planes of channels become images of one channel."""
     array = arrays.view("image", image)
     if layout is None:
         if array.ndim not in _LAYOUT_OF_RANK:
@@ -187,15 +185,16 @@ def _pixels(image: Any, layout: str | None) -> tuple[Array, str]:
     for letter, what in (("H", "rows"), ("W", "columns"), ("C", "channels")):
         if letter in order and array.shape[order.index(letter)] == 0:
             raise ValueError(f"image must have at least one of each, got 0 {what} in {array.shape} ({order})")
-    whole = array.transpose([order.index(letter) for letter in "NHWC" if letter in order])
-    missing = tuple(axis for axis, letter in enumerate("NHWC") if letter not in order)
-    return np.expand_dims(whole, missing), order
+    height, width = (array.shape[order.index(letter)] for letter in "HW")
+    channels = array.shape[-1] if order.endswith("C") else 1
+    return array, array.reshape(-1 if array.size else 0, height, width, channels)
 
 
-def _as_given(y: Array, order: str) -> Array:
-    kept = [letter for letter in "NHWC" if letter in order]
-    y = y.reshape([size for letter, size in zip("NHWC", y.shape, strict=True) if letter in order])
-    return np.ascontiguousarray(y.transpose([kept.index(letter) for letter in order]))
+def _target(out: Any, image: Array, dtype: np.dtype[Any]) -> Array:
+    target = arrays.view("out", out)
+    arrays.check_out(target, image.shape, dtype)
+    arrays.check_apart("image", target, image)
+    return target
 
 
 def _weights(kernel: Any) -> Array:
@@ -234,28 +233,16 @@ def _border(mode: str, cval: float, origin: Any, kernel: tuple[int, ...]) -> Bor
                 f"of {size}, got {shift}"
             )
         ends += [before, size - 1 - before]
-    return Border(word, cval, *ends)
-
-
-def _rounded_to(dtype: np.dtype[Any]) -> Finish:
-    """Return what makes sums ready to be stored as `dtype`."""
-    if dtype.kind == "f":
-        return keep
-    limits = np.iinfo(dtype)
-    wide = dtype.itemsize > 2
-
-    def rounded(sums: Array) -> Array:
-        # float32 cannot hold the largest of 32 bits; float64 holds them all, and of 64 bits those that it can.
-        exact = sums.astype(np.float64) if wide and sums.dtype != np.float64 else sums
-        np.rint(exact, out=exact)
-        most = np.nextafter(2.0**63, 0) if dtype.itemsize == 8 else limits.max
-        return np.clip(exact, limits.min, most, out=exact)
-
-    return rounded
+    return Border(word, single_number("cval", cval), *ends)
 
 
 def _without_nan(
-    pixels: Array, weights: Array, border: Border, compute: np.dtype[Any], words: dict[str, Any]
+    pixels: Array,
+    weights: Array,
+    border: Border,
+    compute: np.dtype[Any],
+    kind: np.dtype[Any],
+    words: dict[str, Any],
 ) -> Array:
     total = weights.sum()
     if abs(total) <= np.finfo(np.float64).eps * weights.size * np.abs(weights).sum():
@@ -264,11 +251,11 @@ def _without_nan(
         )
     missing = np.isnan(pixels)
     kernels = weights[None].astype(compute)
+    # The sums over what is left are sums of zeros when nothing is left: not by Fourier transforms, which round them.
+    exact = words if columns_and_rows(kernels) is not None else words | {"accuracy": "strict"}
 
     def run(image: Array, value: float) -> Array:
-        # The sums over what is left are differences of zeros when nothing is left: not by Fourier transforms.
-        exact = words | {"accuracy": "strict"}
-        return filtered(image, kernels, border._replace(value=value), compute, keep, **exact)
+        return filtered(image, kernels, border._replace(value=value), compute, **exact)
 
     outside_missing = bool(np.isnan(border.value))
     sums = run(np.where(missing, 0, pixels).astype(compute), 0.0 if outside_missing else border.value)
@@ -276,4 +263,4 @@ def _without_nan(
     with np.errstate(divide="ignore", invalid="ignore"):
         y: Array = sums * (total.astype(compute) / left)
     y[left == 0] = np.nan
-    return y
+    return as_pixels(y, kind)

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv import arguments, arrays
-from fastconv.image.borders import SIGNAL_BOUNDARIES, Border
-from fastconv.image.strips import filtered, keep
+from fastconv.image.borders import SIGNAL_BOUNDARIES, Border, single_number
+from fastconv.image.strips import filtered
 from fastconv.problem import one_of
 
 Array = npt.NDArray[Any]
@@ -106,8 +106,7 @@ def _sliding(
     image, kernel = _plane("a", a), _plane("v", v)
     one_of("mode", mode, MODES)
     word = SIGNAL_BOUNDARIES[one_of("boundary", boundary, tuple(SIGNAL_BOUNDARIES))]
-    if np.ndim(fillvalue) != 0:
-        raise ValueError(f"fillvalue must be a single number, got shape {np.shape(fillvalue)}")
+    value = single_number("fillvalue", fillvalue)
     dtype = np.result_type(image, kernel)
     swapped = False
     if mode == "valid":
@@ -121,14 +120,13 @@ def _sliding(
     if swapped:
         image, kernel = kernel, image
     weights = kernel[::-1, ::-1] if flip else kernel
-    border = Border(word, fillvalue, *_ends(mode, kernel.shape, flip))
+    border = Border(word, value, *_ends(mode, kernel.shape, flip))
     compute = np.promote_types(dtype, np.float32) if dtype.kind == "f" else np.dtype(np.int64)
     y = filtered(
         image[None, :, :, None],
         weights[None].astype(compute),
         border,
         dtype,
-        keep,
         accuracy=accuracy,
         threads=threads,
     )[0, :, :, 0]

@@ -8,7 +8,7 @@ from ctypes import CFUNCTYPE, addressof, c_int64
 
 from fastconv.kernels.jit import Kernel, task_factory
 from fastconv.kernels.matrix_tile import matrix_products, tile_configure, tile_release
-from fastconv.kernels.simd import vadd, vload, vstore, words
+from fastconv.kernels.simd import vadd, vfma, vload, vsplat, vstore, words
 
 Task = Callable[[int, int, int], None]
 
@@ -67,6 +67,26 @@ def copy_stream(lanes: int) -> Task:
                 vstore(to + size, vload("float32", lanes, at + size))
                 vstore(to + 2 * size, vload("float32", lanes, at + 2 * size))
                 vstore(to + 3 * size, vload("float32", lanes, at + 3 * size))
+
+    return task
+
+
+@task_factory
+def triad_stream(dtype: str, lanes: int, item: int) -> Task:
+    """Return the task that streams three arrays: y = x + 3 * residual, as STREAM's triad does.
+
+    Shapes   x, y, residual: ctx[5] vectors a task, one task after the other
+    Assumes  nothing of the alignment
+    Touches  reads x and residual, writes y
+    """
+    step = lanes * item
+
+    def task(ctx: int, i: int, scratch: int) -> None:
+        x, y, z, _weights, _bias, count = words(ctx, 6)
+        factor = vsplat(dtype, lanes, 3.0)
+        for vector in range(i * count, (i + 1) * count):
+            at = vector * step
+            vstore(y + at, vfma(factor, vload(dtype, lanes, z + at), vload(dtype, lanes, x + at)))
 
     return task
 

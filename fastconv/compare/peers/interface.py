@@ -89,3 +89,12 @@ def why_not_plain(problem: Problem, dtypes: tuple[str, ...]) -> str | None:
     if problem.activation != "none" or problem.residual:
         return "fused activation and residual are not compared"
     return None
+
+
+def why_not_one_channel(problem: Problem) -> str | None:
+    """Return why `problem` is more than filters on one image of one channel."""
+    if (problem.n, problem.c) != (1, 1):
+        return "it filters one image of one channel"
+    if max(problem.stride + problem.dilation) > 1:
+        return "it has neither stride nor dilation"
+    return why_not_plain(problem, ("float32", "float64"))

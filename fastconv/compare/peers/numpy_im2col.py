@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from threadpoolctl import threadpool_info
 
 from fastconv.compare.data import Array, Arrays
 from fastconv.compare.peers.interface import Contestant, Peer, why_not_plain
@@ -32,7 +33,12 @@ class NumpyIm2col(Peer):
             layout="NCHW",
             call=lambda: convolve(problem, arrays.x, arrays.w, arrays.bias),
             result=lambda y: y,
+            facts={"threads": _blas_threads()},
         )
+
+
+def _blas_threads() -> int:
+    return max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=0)
 
 
 def convolve(problem: Problem, x: Array, w: Array, bias: Array | None) -> Array:

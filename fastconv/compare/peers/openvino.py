@@ -80,6 +80,7 @@ def _contestant(problem: Problem, arrays: Arrays, layout: str) -> Contestant:
         call=lambda: request.infer(share_outputs=True),
         result=lambda _: to_nchw(request.get_output_tensor().data, layout),
         keep=(x,),
+        facts={"threads": int(compiled.get_property("INFERENCE_NUM_THREADS"))},
     )
 
 

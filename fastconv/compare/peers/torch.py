@@ -1,4 +1,4 @@
-"""PyTorch (oneDNN inside): contiguous and channels_last tensors, and weights reordered once."""
+"""PyTorch (oneDNN inside): contiguous and channels_last tensors, weights reordered once, and bfloat16."""
 
 from __future__ import annotations
 
@@ -35,14 +35,23 @@ class Torch(Peer):
                 call = _reordered_once(problem, data, w, bias)
                 if call is not None:
                     yield _contestant(f"prepacked {layout.lower()}", layout, call)
+        if problem.dtype == "float32":
+            half = [None if t is None else t.to(torch.bfloat16) for t in (x_last, w_last, bias)]
+            yield _contestant("bfloat16", "NHWC", _plain(problem, *half))
 
 
 def _contestant(variant: str, layout: str, call: Callable[[], Any]) -> Contestant:
-    return Contestant(name=f"torch {variant}", layout=layout, call=call, result=_to_numpy)
+    import torch
+
+    facts = {"threads": torch.get_num_threads()}
+    return Contestant(name=f"torch {variant}", layout=layout, call=call, result=_to_numpy, facts=facts)
 
 
 def _to_numpy(y: Any) -> Array:
-    array: Array = y.numpy()
+    import torch
+
+    # NumPy has no bfloat16.
+    array: Array = y.float().numpy() if y.dtype is torch.bfloat16 else y.numpy()
     return array
 
 
