@@ -265,6 +265,8 @@ def test_results_in_memory_that_is_given(name: str) -> None:
     out = np.empty_like(planes)
     image.filter2d(planes, name, layout="CHW", out=out)
     np.testing.assert_array_equal(out.transpose(1, 2, 0), expected)
+    steep = image.gradient(x, direction=False, out=x.copy()).magnitude
+    np.testing.assert_array_equal(steep, image.gradient(x).magnitude)
     holes = np.where(x < 20, np.nan, x).astype(np.float32)
     if name != "laplacian":
         assert image.filter2d(holes, name, ignore_nan=True, out=x) is x

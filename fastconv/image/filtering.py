@@ -95,23 +95,19 @@ def filter2d(
     >>> image.filter2d(photo, np.ones((1, 3)) / 3, mode="constant", cval=10).tolist()
     [[13, 23, 23], [13, 23, 23]]
     """
-    array, pixels = _pixels(image, layout)
+    images = _images(image, layout)
+    pixels = images.pixels
     weights = _weights(kernel)
     kind = arrays.supported("image", pixels.dtype) if dtype is None else _result_dtype(dtype)
     border = _border(mode, cval, origin, weights.shape)
     compute = _compute_dtype(pixels.dtype)
     words: dict[str, Any] = {"accuracy": accuracy, "threads": threads}
-    target = None if out is None else _target(out, array, kind)
-    room = target.reshape(pixels.shape) if target is not None and target.flags.c_contiguous else None
+    room = images.room(out, kind)
     if arguments.flag("ignore_nan", ignore_nan) and pixels.dtype.kind == "f":
         y = _without_nan(pixels, weights, border, compute, kind, words)
     else:
         y = filtered(pixels, weights[None].astype(compute), border, kind, out=room, **words)
-    if target is None:
-        return arrays.give_back(y.reshape(array.shape), image)
-    if y is not room:
-        target[...] = y.reshape(array.shape)
-    return out
+    return images.deliver(y, out, room)
 
 
 def gradient(
@@ -125,6 +121,7 @@ def gradient(
     direction: bool = True,
     accuracy: str = "standard",
     threads: int | None = None,
+    out: Any = None,
 ) -> Gradient:
     """Return the steepness of an image, ``sqrt(gx^2 + gy^2)``, and its direction, ``atan2(gy, gx)``.
 
@@ -139,6 +136,8 @@ def gradient(
         `filter2d`.
     direction : bool
         Whether to compute the direction too; it takes several times as long as the magnitude.
+    out : array, optional
+        Where to put the magnitude; of the shape of `image`, of `dtype`.
 
     Returns
     -------
@@ -155,22 +154,48 @@ def gradient(
     (8.0, 1.5708)
     """
     name = one_of("kernel", kernel, SLOPES)
-    array, pixels = _pixels(image, layout)
+    images = _images(image, layout)
+    pixels = images.pixels
     compute = _compute_dtype(pixels.dtype)
     pair = np.stack([bank_kernel(f"{name}_x"), bank_kernel(f"{name}_y")]).astype(compute)
     kind = compute if dtype is None else _result_dtype(dtype)
     border = _border(mode, cval, 0, pair.shape[1:])
 
-    def found(what: str, kind: np.dtype[Any]) -> Any:
-        y = filtered(pixels, pair, border, kind, what, accuracy=accuracy, threads=threads)
-        return arrays.give_back(y.reshape(array.shape), image)
+    room = images.room(out, kind)
+    words: dict[str, Any] = {"accuracy": accuracy, "threads": threads}
+    y = filtered(pixels, pair, border, kind, "magnitude", room, **words)
+    angles = None
+    if arguments.flag("direction", direction):
+        angles = images.deliver(filtered(pixels, pair, border, compute, "angle", **words))
+    return Gradient(images.deliver(y, out, room), angles)
 
-    wanted = arguments.flag("direction", direction)
-    return Gradient(found("magnitude", kind), found("angle", compute) if wanted else None)
+
+class _Images(NamedTuple):
+    """Images as they were given, as an array, and as (N, H, W, C): planes of channels are images of one channel."""
+
+    given: Any
+    array: Array
+    pixels: Array
+
+    def room(self, out: Any, dtype: np.dtype[Any]) -> Array | None:
+        """Return where kernels can write straight into `out`: laid out as `pixels`, or None."""
+        if out is None:
+            return None
+        target = arrays.view("out", out)
+        arrays.check_out(target, self.array.shape, dtype)
+        arrays.check_apart("image", target, self.array)
+        return target.reshape(self.pixels.shape) if target.flags.c_contiguous else None
+
+    def deliver(self, y: Array, out: Any = None, room: Array | None = None) -> Any:
+        """Return `out` with the result `y` in it, or the result in the kind of the images."""
+        if out is None:
+            return arrays.give_back(y.reshape(self.array.shape), self.given)
+        if y is not room:
+            arrays.view("out", out)[...] = y.reshape(self.array.shape)
+        return out
 
 
-def _pixels(image: Any, layout: str | None) -> tuple[Array, Array]:
-    """Return the images as an array, and as (N, H, W, C); planes of channels become images of one channel."""
+def _images(image: Any, layout: str | None) -> _Images:
     array = arrays.view("image", image)
     if layout is None:
         if array.ndim not in _LAYOUT_OF_RANK:
@@ -187,14 +212,8 @@ def _pixels(image: Any, layout: str | None) -> tuple[Array, Array]:
             raise ValueError(f"image must have at least one of each, got 0 {what} in {array.shape} ({order})")
     height, width = (array.shape[order.index(letter)] for letter in "HW")
     channels = array.shape[-1] if order.endswith("C") else 1
-    return array, array.reshape(-1 if array.size else 0, height, width, channels)
-
-
-def _target(out: Any, image: Array, dtype: np.dtype[Any]) -> Array:
-    target = arrays.view("out", out)
-    arrays.check_out(target, image.shape, dtype)
-    arrays.check_apart("image", target, image)
-    return target
+    count = array.size // (height * width * channels)
+    return _Images(image, array, array.reshape(count, height, width, channels))
 
 
 def _weights(kernel: Any) -> Array:
