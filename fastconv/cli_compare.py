@@ -18,6 +18,7 @@ from fastconv.problem import ACCURACIES, DTYPES, LAYOUTS
 if TYPE_CHECKING:
     from fastconv.compare.comparison import Workload
     from fastconv.compare.document import Report
+    from fastconv.compare.layers import Layer
     from fastconv.compare.station import Settings
 
 #: Calls with empty caches, per contestant and layer: each writes to all of the last cache before.
@@ -104,18 +105,24 @@ def _check_outputs(**files: Path | None) -> None:
 
 
 @click.command()
-@click.argument("workload")
+@click.argument("workload", required=False)
 @words
 @click.option("--algorithm", default="auto", show_default=True, help="Use this algorithm for every layer.")
 @click.option(
     "--peers", default="numpy_im2col,torch", show_default=True, help="all, none, or names with commas."
 )
+@click.option(
+    "--sweep",
+    type=click.Choice(("size", "channels", "batch", "kernel", "threads")),
+    help="Measure one layer with this side of it growing, and say how time and memory grow.",
+)
 @_effort
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write everything here."
 )
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page here.")
 def bench(
-    workload: str,
+    workload: str | None,
     layout: str | None,
     accuracy: str | None,
     dtype: str | None,
@@ -123,18 +130,64 @@ def bench(
     pattern: str | None,
     algorithm: str,
     peers: str,
+    sweep: str | None,
     json_file: Path | None,
+    html: Path | None,
     **effort: Any,
 ) -> None:
     """Measure every layer of WORKLOAD: a shipped one, a .csv or .onnx file, or a problem word."""
     from fastconv.compare.comparison import Workload
+    from fastconv.compare.sweep import DEFAULT_WORD
 
+    if workload is None:
+        if sweep is None:
+            raise click.UsageError("name a workload, or a side with --sweep")
+        workload = DEFAULT_WORD
     title, layers = usage(layers_of, workload, accuracy, dtype, threads, pattern)
-    _check_outputs(json=json_file)
+    _check_outputs(json=json_file, html=html)
     settings = _settings(layouts_of(layout, workload, layers), algorithm, (), **effort)
+    if sweep is not None:
+        if len(layers) != 1:
+            raise click.UsageError(
+                f"--sweep needs one layer, {title} has {len(layers)}: name one with --match"
+            )
+        sys.exit(_sweep(layers[0], sweep, peers, settings, json_file, html))
     count = layers[0].problem.threads
     report = _measure([Workload(title, tuple(layers))], peers, settings, (count,), f"bench {title}", False)
-    sys.exit(_finish(report, json_file=json_file))
+    sys.exit(_finish(report, html, json_file=json_file))
+
+
+def _sweep(
+    layer: Layer, kind: str, peers: str, settings: Settings, json_file: Path | None, html: Path | None
+) -> int:
+    """Measure a layer with one side growing; print and write how it grows."""
+    from fastconv.compare import document, sweep, terminal
+    from fastconv.compare.comparison import Workload
+    from fastconv.compare.results import broken
+    from fastconv.machine import Machine
+
+    found = usage(sweep.points, layer.problem, kind)
+    values = [value for value, _ in found]
+    counts = tuple(dict.fromkeys(point.problem.threads for _, point in found))
+    title = f"{layer.problem.word} over {sweep.AXES[kind].label}"
+    report = _measure(
+        [Workload(title, tuple(point for _, point in found[: len(found) // len(counts)]))],
+        peers, settings, counts, f"bench {layer.problem.word} --sweep {kind} --peers {peers}", False,
+    )  # fmt: skip
+    report = sweep.joined(report, values, kind)
+    out, _ = consoles()
+    (run,) = report.runs
+    for part in terminal.run_parts(run):
+        out.print(part, markup=False)
+    for said in sweep.sentences(kind, values, run, Machine.host()):
+        out.print(said, markup=False)
+    if json_file is not None:
+        write(json_file, document.to_json(report))
+    if html is not None:
+        from fastconv.compare import page
+
+        write(html, usage(page.render_sweep, report, kind, values))
+    return 1 if any(broken(layer) for layer in run.layers) else 0
 
 
 @click.command()

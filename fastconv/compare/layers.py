@@ -1,4 +1,4 @@
-"""Workloads: named lists of layers, read from a shipped table, a CSV file or one problem word."""
+"""Workloads: named lists of layers, read from a shipped table, a CSV or ONNX file, or one problem word."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def workload_names() -> tuple[str, ...]:
 
 
 def load(source: str) -> tuple[str, list[Layer]]:
-    """Return the title and the layers of a shipped workload, a CSV file or a problem word.
+    """Return the title and the layers of a shipped workload, a CSV or ONNX file, or a problem word.
 
     Raises
     ------
@@ -51,13 +51,17 @@ def load(source: str) -> tuple[str, list[Layer]]:
         text = (resources.files("fastconv.compare") / "workloads" / f"{source}.csv").read_text("utf-8")
         return source, parse_csv(text, source)
     path = Path(source)
+    if path.suffix.lower() == ".onnx":
+        from fastconv.compare.onnx_layers import convolutions
+
+        return clean(path.stem), [Layer(name, problem, count) for name, problem, count in convolutions(path)]
     if path.suffix.lower() == ".csv" or os.sep in source:
         return clean(path.stem), parse_csv(_read_file(path), path.name)
     if re.match(r"n\d+c\d+h\d", source):
         return source, [Layer(source, Problem.parse(source))]
     raise ValueError(
         f"workload: {source!r} is not a shipped workload ({', '.join(workload_names())}), not the name of "
-        "a .csv file and not a problem word such as n1c64h56w56_o64k3x3_s1p1d1g1_nchw_f32"
+        "a .csv or .onnx file and not a problem word such as n1c64h56w56_o64k3x3_s1p1d1g1_nchw_f32"
     )
 
 

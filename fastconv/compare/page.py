@@ -6,17 +6,19 @@ import base64
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from importlib.util import find_spec
 from typing import Any
 
-from fastconv.compare import plots, tables
+from fastconv.compare import plots, sweep, tables
 from fastconv.compare.changes import Changes
 from fastconv.compare.changes import sentence as sentence_of_changes
 from fastconv.compare.document import Report, Run, to_json
 from fastconv.compare.summary import against, losses, number, sentence, unstable_layers, words_of
+from fastconv.machine import Machine
 
 #: More losses than this stand in the table only.
 MOST_LOSSES = 10
@@ -60,6 +62,36 @@ def render_changes(found: Changes, after: Report) -> str:
         date=after.date,
         sentence=sentence_of_changes(found),
         table=tables.changes(found),
+    )
+    return page
+
+
+def render_sweep(report: Report, kind: str, values: Sequence[int]) -> str:
+    """Return the page of a sweep."""
+    (run,), drawn = report.runs, {}
+    if plots.available():
+        found = sweep.growths(values, run)
+        speeds = {
+            growth.name: [
+                layer.flop / seconds / 1e9 for layer, seconds in zip(run.layers, growth.times, strict=True)
+            ]
+            for growth in found
+        }
+        label, ends = sweep.AXES[kind].label, [b.after for b in sweep.bends(values, run, Machine.host())]
+        times = {growth.name: [1e3 * seconds for seconds in growth.times] for growth in found}
+        drawn = {
+            "Time": plots.lines(values, times, label, "ms", "time", ends),
+            "Speed": plots.lines(values, speeds, label, "GFLOP/s", "speed", ends),
+        }
+    page: str = _template("sweep.html").render(
+        **_frame(),
+        report=report,
+        run=run,
+        label=sweep.AXES[kind].label,
+        sentences=sweep.sentences(kind, values, run, Machine.host()),
+        unstable=unstable_layers(run),
+        drawn=_marked(drawn),
+        table=tables.layers(run),
     )
     return page
 

@@ -88,32 +88,34 @@ def scaling(report: Report) -> dict[str, str]:
         }
 
 
-def lines_plot(
+def lines(
     x: Sequence[float],
-    series: dict[str, Sequence[float]],
+    series: dict[str, list[float]],
     x_label: str,
     y_label: str,
+    key: str,
     bends: Sequence[float] = (),
 ) -> str:
-    """Return series over x, both axes logarithmic, with vertical lines at `bends`."""
+    """Return series over x, both axes logarithmic, with dotted lines where something bends."""
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(4.2)
+        figure, axes = _figure(4.0)
         palette = colours([name for name in series if name != OURS])
         for name, values in series.items():
-            axes.plot(x, values, marker="o", markersize=4, color=palette[name], label=name, linewidth=1.6)
+            width = 2.2 if name == OURS else 1.2
+            axes.plot(x, values, marker="o", markersize=4, color=palette[name], label=name, linewidth=width)
         for place in bends:
-            axes.axvline(place, color=FAINT, linestyle=":", linewidth=1.2)
+            axes.axvline(place, color=INK, linestyle=":", linewidth=1)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks(x, [f"{value:g}" for value in x])
-        axes.minorticks_off()
+        axes.set_xticks([], minor=True)
         _decades(axes.yaxis, axes.get_ylim())
-        axes.set_xlabel(x_label)
+        axes.set_xlabel(f"{x_label} (dotted: where the speed bends)" if bends else x_label)
         axes.set_ylabel(y_label)
-        axes.legend()
-        return _svg(figure, "sweep", f"{y_label} over {x_label}")
+        figure.legend(loc="outside upper center", ncols=6, fontsize=8)
+        return _svg(figure, key, f"{y_label} over {x_label}")
 
 
 def _figure(height: float) -> tuple[Any, Any]:
@@ -323,7 +325,9 @@ def _errors(run: Run) -> Any:
     if not groups:
         return None
     figure, axes = _figure(4.4)
-    palette = colours([name for name in groups if not name.startswith(OURS)])
+    # The same colour for a library in every plot; its forms of lower precision come after them.
+    others = [name for name in groups if not name.startswith(OURS)]
+    palette = colours(list(dict.fromkeys((*libraries(run), *others))))
     markers = {"strict": "s", "standard": "o", "fast": "^"}
     for name, points in groups.items():
         own = name.startswith(OURS)

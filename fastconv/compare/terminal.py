@@ -20,18 +20,23 @@ from fastconv.compare.summary import against, libraries, sentence, words_of
 def parts(report: Report) -> Iterator[Table | str]:
     """Yield what is printed about a whole report, run after run."""
     for run in report.runs:
-        peak = run.roof.gflops
-        roofs = [] if math.isnan(peak) else [f"FMA peak {peak:.0f} GFLOP/s"]
-        roofs += [] if math.isnan(run.roof.gbytes) else [f"memory {run.roof.gbytes:.0f} GB/s"]
-        measured = f", {' and '.join(roofs)} measured" if roofs else ""
-        yield layer_table(f"{run.title} ({words_of(run)}{measured})", run.layers, peak)
-        yield "GFLOP/s: the work of the definition per time, which Winograd does not do in full"
-        yield "x: their time divided by ours, the best form of each; error: largest, of the largest output"
+        yield from run_parts(run)
         if libraries(run):
             yield total_table(run)
-        for note in notes(run.layers):
-            yield f"note: {note}"
         yield sentence(run)
+
+
+def run_parts(run: Run) -> Iterator[Table | str]:
+    """Yield the tables and notes of one run."""
+    peak = run.roof.gflops
+    roofs = [] if math.isnan(peak) else [f"FMA peak {peak:.0f} GFLOP/s"]
+    roofs += [] if math.isnan(run.roof.gbytes) else [f"memory {run.roof.gbytes:.0f} GB/s"]
+    measured = f", {' and '.join(roofs)} measured" if roofs else ""
+    yield layer_table(f"{run.title} ({words_of(run)}{measured})", run.layers, peak)
+    yield "GFLOP/s: the work of the definition per time, which Winograd does not do in full"
+    yield "x: their time divided by ours, the best form of each; error: largest, of the largest output"
+    for note in notes(run.layers):
+        yield f"note: {note}"
 
 
 def layer_table(title: str, layers: Sequence[LayerResult], peak: float) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,11 @@ class TensorFlow(Peer):
     package = "tensorflow"
     distribution = "tensorflow-cpu"
     rank = 4
+
+    def version(self) -> str:
+        # The same package comes in two distributions.
+        found = [name for name in (self.distribution, "tensorflow") if _installed(name)]
+        return version(found[0]) if found else "unknown"
 
     def why_not(self, problem: Problem) -> str | None:
         if problem.groups > 1 and problem.c_per_group > 1:
@@ -43,6 +49,13 @@ class TensorFlow(Peer):
             result=lambda y: to_nchw(y.numpy(), "NHWC"),
             facts={"threads": tf.config.threading.get_intra_op_parallelism_threads()},
         )
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        return bool(version(distribution))
+    except PackageNotFoundError:
+        return False
 
 
 def _convolution(tf: Any, problem: Problem, arrays: Arrays) -> Any:
