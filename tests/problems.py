@@ -74,6 +74,8 @@ _BOTH = (
     "n2c5h7w70_o5k3x3_s1p1d1g5 residual relu",
     "n2c12h9w35_o12k7x7_s2p3d1g3 bias residual",
     "n1c4h12w67_o8k3x3_s1x2p1.1.0.2d1g2 bias",
+    "n2c20h9w12_o20k9x17_s2x1p4.5.8.3d1g20 bias residual relu",
+    "n1c16h21w6_o16k16x3_s1x2p9.11.1.0d1g16",
     # tiles of other kernels than 3x3, and of kernels with one row or one column
     "n1c17h11w14_o33k5x5_s1p2.1.0.3d1g1 relu bias residual",
     "n2c8h9w13_o7k5x5_s1p2d1g1 fast",

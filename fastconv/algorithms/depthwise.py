@@ -3,44 +3,41 @@
 Wins where every output channel sees few input channels, and the image is what has to be moved: depthwise layers of any
 multiplier in NCHW, groups of a few channels in NCHW, plain depthwise layers in NHWC. Nothing is packed but the weights:
 NCHW puts columns into the lanes, and masks what lies beside the image; NHWC puts channels into the lanes, some output
-rows at a time, and rows beside the image are a row of zeros. Kernels up to 7x7, column strides 1 and 2 in NCHW, no
-dilation.
+rows at a time, and rows beside the image are a row of zeros; kernels beyond 7x7 are taken there in pieces. NCHW takes
+kernels up to 7x7 and column strides 1 and 2; no dilation.
 
 Source: none. Start reading at `depthwise_planes`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from fastconv.algorithms import needs, tiles
+from fastconv.algorithms.depthwise_task import depthwise_pieces, depthwise_pixels, depthwise_planes
 from fastconv.algorithms.geometry import aligned_up, context, pads_with_zeros, rounding, row_map
 from fastconv.algorithms.interface import Algorithm, Layout
 from fastconv.algorithms.needs import Need
 from fastconv.algorithms.weights import WeightLayout
 from fastconv.arrays import address
-from fastconv.kernels.depthwise_pixels_tile import strips_tile
-from fastconv.kernels.depthwise_planes_tile import HELD_WEIGHTS, NOTHING, READS, SUMS, planes_tile
+from fastconv.kernels.depthwise_planes_tile import HELD_WEIGHTS
 from fastconv.kernels.depthwise_walk_tile import Walk
-from fastconv.kernels.jit import task_factory
-from fastconv.kernels.simd import item_bytes, load, store, words
 from fastconv.machine import Machine
 from fastconv.problem import Problem
 
-Task = Callable[[int, int, int], None]
-
-#: Longest kernel axis: it is written out as straight code.
-MOST_TAPS = 7
+#: Longest axis of a kernel that is written out as straight code, and of a piece of a longer one.
+MOST_TAPS, PIECE_TAPS = 7, 8
 #: Most outputs of a group in one register tile, in NCHW.
 MOST_OUTPUTS = 4
 #: Bytes of planes whose columns are taken one tile after the other: they stay in L1.
 NEAR_BYTES = 16_384
 #: Columns that are walked in one go in NHWC where the image is not in L2: memory is then read nearly in order (95 us
-#: for 138 with 32 channels at 112x112).
-FAR_SPAN = 8
+#: for 138 with 32 channels at 112x112). Not with more taps than these, whose products take longer than that.
+FAR_SPAN, FAR_TAPS = 8, 9
 #: Most work of a task.
 TASK_FLOP = 5e8
 #: Cycles around one strip beside its walk.
@@ -53,121 +50,6 @@ class Config(NamedTuple):
     across: int
     span: int
     rows: int
-
-
-@task_factory
-def depthwise_planes(
-    vectors: int,
-    outputs: int,
-    grouped: int,
-    kh: int,
-    kw: int,
-    sh: int,
-    sw: int,
-    beside: int,
-    last_vector: int,
-    lanes: int,
-    dtype: str,
-    activation: str,
-) -> Task:
-    """Return the task that computes a block of rows of some output planes, NCHW.
-
-    Shapes   x (N, C, H, W); y (N, O, OH, OW); weights [group][block][g][kh][kw][outputs]; bias [group][block][outputs]
-    Assumes  context as `layout` writes it
-    Touches  writes its rows of y
-    Source   none
-    """
-    size = item_bytes(dtype)
-    width = vectors * lanes
-
-    def task(ctx: int, i: int, scratch: int) -> None:
-        x, y, residual, weights, bias, pieces, per_task, blocks, rows, oh = words(ctx, 10)
-        ow, w, h, g, per_group, top, left, x_row, x_plane, y_row = words(ctx + 80, 10)
-        y_plane, k_bytes, of_image, side_by_side, x_end = words(ctx + 160, 5)
-        first = i % blocks * rows
-        last = min(first + rows, oh)
-        high_row, low_row = min((last - 1) * sh - top + kh, h), max(first * sh - top, 0)
-        piece = i // blocks * per_task
-        end = min(piece + per_task, pieces)
-        while piece < end:
-            place = piece % of_image
-            count = min(end - piece, side_by_side, of_image - place)
-            source = x + piece // per_group * g * x_plane
-            target = y + piece * outputs * y_plane
-            held = residual + (target - y) if residual != 0 else 0
-            kernels, biases = weights + place * k_bytes, bias + place * outputs * size
-            for column in range(0, ow, width):
-                begin = column * sw - left
-                low, high = -begin, w - begin
-                at = source + begin * size
-                beyond = at + (count * g - 1) * x_plane + (high_row - 1) * x_row + (width * sw + kw) * size
-                to = target + column * size
-                at_residual = held + column * size if held != 0 else 0
-                if at + low_row * x_row < x or beyond > x + x_end:
-                    planes_tile(
-                        vectors, outputs, grouped, kh, kw, sh, sw, beside, last_vector, READS, lanes, dtype,
-                        activation, at, x_row, x_plane, low, high, kernels, to, y_row, y_plane, at_residual, biases,
-                        first, last, top, h, g, ow - column, count,
-                    )  # fmt: skip
-                elif low <= 0 and high >= width * sw + kw - 1 and ow - column >= width:
-                    planes_tile(
-                        vectors, outputs, grouped, kh, kw, sh, sw, beside, last_vector, NOTHING, lanes, dtype,
-                        activation, at, x_row, x_plane, low, high, kernels, to, y_row, y_plane, at_residual, biases,
-                        first, last, top, h, g, ow - column, count,
-                    )  # fmt: skip
-                else:
-                    planes_tile(
-                        vectors, outputs, grouped, kh, kw, sh, sw, beside, last_vector, SUMS, lanes, dtype,
-                        activation, at, x_row, x_plane, low, high, kernels, to, y_row, y_plane, at_residual, biases,
-                        first, last, top, h, g, ow - column, count,
-                    )  # fmt: skip
-            piece += count
-
-    return task
-
-
-@task_factory
-def depthwise_pixels(
-    tile_rows: int, kh: int, kw: int, sh: int, sw: int, lanes: int, dtype: str, activation: str
-) -> Task:
-    """Return the task that computes a block of output rows of all channels of one image, NHWC.
-
-    Shapes   x (N, H, W, C); y (N, OH, OW, C); weights [vector][kh][kw][lanes]
-    Assumes  scratch holds the addresses of the rows under a tile; `outside` is a row of zeros
-    Touches  writes its rows of y, and scratch
-    Source   none
-    """
-    size = item_bytes(dtype)
-    step = lanes * size
-
-    def task(ctx: int, i: int, scratch: int) -> None:
-        x, y, residual, weights, bias, rows_in, outside, blocks, rows, oh = words(ctx, 10)
-        ow, w, whole, rest, left, x_image, x_row, pixel, y_row, k_bytes, span = words(ctx + 80, 11)
-        block, image = i % blocks, i // blocks
-        for row in range(block * rows, min((block + 1) * rows, oh), tile_rows):
-            for r in range((tile_rows - 1) * sh + kh):
-                h = load("int64", rows_in + 8 * (row * sh + r))
-                store("int64", scratch + 8 * r, x + image * x_image + h * x_row if h >= 0 else outside)
-            target = y + (image * oh + row) * y_row
-            held = residual + (target - y) if residual != 0 else 0
-            live = min(tile_rows, oh - row)
-            for begin in range(0, ow, span):
-                end = min(begin + span, ow)
-                if whole > 0:
-                    strips_tile(
-                        tile_rows, kh, kw, sh, sw, 1, lanes, dtype, activation,
-                        scratch, 0, pixel, weights, target, y_row, pixel,
-                        held, bias, begin, end, left, w, live, lanes, whole,
-                    )  # fmt: skip
-                if rest > 0:
-                    shift = whole * step
-                    strips_tile(
-                        tile_rows, kh, kw, sh, sw, 0, lanes, dtype, activation,
-                        scratch, shift, pixel, weights + whole * k_bytes, target + shift, y_row, pixel,
-                        held + shift if held != 0 else 0, bias + shift, begin, end, left, w, live, rest, 1,
-                    )  # fmt: skip
-
-    return task
 
 
 def _lanes(problem: Problem, machine: Machine) -> int:
@@ -199,9 +81,9 @@ class Depthwise(Algorithm[Config]):
         elif problem.layout == "NHWC" and problem.c_per_group + problem.o_per_group > 2:
             got = f"{problem.c_per_group} and {problem.o_per_group}"
             yield Need("one input and one output per group in NHWC", got, depthwise)
-        if max(problem.kh, problem.kw) > MOST_TAPS:
+        if problem.layout == "NCHW" and max(problem.kh, problem.kw) > MOST_TAPS:
             change = {"kh": min(problem.kh, MOST_TAPS), "kw": min(problem.kw, MOST_TAPS)}
-            yield Need(f"kernels up to {MOST_TAPS}x{MOST_TAPS}", f"{problem.kh}x{problem.kw}", change)
+            yield Need(f"kernels up to {MOST_TAPS}x{MOST_TAPS} in NCHW", f"{problem.kh}x{problem.kw}", change)
         if problem.dilation != (1, 1):
             yield Need("dilation 1", str(problem.dilation), {"dilation": (1, 1)})
         if problem.padding_mode != "zeros":
@@ -250,7 +132,9 @@ class Depthwise(Algorithm[Config]):
 
     def error_bound(self, problem: Problem) -> float:
         """One sequential FMA sum over all products, then the residual."""
-        return rounding(problem) * (problem.taps * problem.c_per_group + 3)
+        return rounding(problem) * (
+            problem.taps * problem.c_per_group + 3 + math.prod(piece.number for piece in _pieces(problem))
+        )
 
     def workspace(self, problem: Problem, machine: Machine, config: Config) -> int:
         """Return the addresses of the rows under a tile for each worker."""
@@ -265,8 +149,8 @@ class Depthwise(Algorithm[Config]):
 
 
 def _is_far(problem: Problem, machine: Machine) -> bool:
-    """Tell whether the image and its result leave L2."""
-    return problem.x_bytes + problem.y_bytes > machine.l2_bytes
+    """Tell whether the image and its result leave L2, and the kernel is so small that this decides the time."""
+    return problem.x_bytes + problem.y_bytes > machine.l2_bytes and problem.taps <= FAR_TAPS
 
 
 def _plane_cycles(problem: Problem, machine: Machine, config: Config) -> float:
@@ -287,13 +171,14 @@ def _plane_cycles(problem: Problem, machine: Machine, config: Config) -> float:
 def _pixel_cycles(problem: Problem, machine: Machine, config: Config) -> float:
     """Return the cycles of all walks along rows: products, or the lines that come from L2 and go there."""
     rows, (sh, sw) = config.across, problem.stride
-    products = problem.taps * rows * (1 if machine.fma else 2)
-    lines = min(sw, problem.kw) * ((rows - 1) * min(sh, problem.kh) + problem.kh) + rows
+    pieces = math.prod(piece.number for piece in _pieces(problem))
+    products = problem.taps * rows * (1 if machine.fma else 2) / pieces
+    lines = min(sw, problem.kw) * ((rows - 1) * min(sh, problem.kh) + problem.kh) / pieces + rows
     turn = max(products / 2 + rows + 2, lines * machine.vector_bytes / tiles.l2_rate(machine))
     spans = -(-problem.ow // config.span)
     turns = problem.ow + (_walk(problem).open - 1) * spans
     strips = problem.n * -(-problem.oh // rows) * -(-problem.c // machine.lanes(problem.compute_dtype))
-    return strips * (turns * turn + STRIP_CYCLES * spans)
+    return pieces * strips * (turns * turn + STRIP_CYCLES * spans)
 
 
 def _tasks(problem: Problem, config: Config) -> int:
@@ -313,10 +198,35 @@ def _per_task(problem: Problem, blocks: int) -> int:
     return max(1, -(-pieces // tasks))
 
 
+class _Pieces(NamedTuple):
+    """How one axis of a kernel is cut: `long` pieces of `size` taps, then shorter ones of one tap less."""
+
+    number: int
+    long: int
+    size: int
+
+    @classmethod
+    def of(cls, taps: int, most: int) -> _Pieces:
+        number = -(-taps // most)
+        size = -(-taps // number)
+        return cls(number, taps - number * (size - 1), size)
+
+    @property
+    def last(self) -> int:
+        """Taps of the last piece."""
+        return self.size if self.long == self.number else self.size - 1
+
+
+def _pieces(problem: Problem) -> tuple[_Pieces, _Pieces]:
+    """Return how rows and columns of the kernel are cut."""
+    most = MOST_TAPS if max(problem.kh, problem.kw) <= MOST_TAPS else PIECE_TAPS
+    return _Pieces.of(problem.kh, most), _Pieces.of(problem.kw, most)
+
+
 def _walk(problem: Problem) -> Walk:
     if problem.layout == "NCHW":
         return Walk(problem.kh, problem.stride[0])
-    return Walk(problem.kw, problem.stride[1])
+    return Walk(_pieces(problem)[1].size, problem.stride[1])
 
 
 def _scratch(problem: Problem, config: Config) -> int:
@@ -386,24 +296,24 @@ def _pixels(problem: Problem, lanes: int, config: Config, seconds: float) -> Lay
     rows_in = row_map(problem, (problem.oh + config.across - 2) * sh + problem.kh)
     x_row, y_row = (width * problem.c * size for width in (problem.w, problem.ow))
     outside = np.zeros(x_row + 64, np.uint8)
+    nothing = np.zeros(64, np.uint8)
     blocks = -(-problem.oh // config.rows)
-    values = context(
-        *(address(rows_in), address(outside), blocks, config.rows, problem.oh, problem.ow, problem.w),
-        *divmod(problem.c, lanes),
-        *(
-            problem.padding[2],
-            problem.h * x_row,
-            x_row,
-            problem.c * size,
-            y_row,
-            weights.block_bytes,
-            config.span,
-        ),
-    )
-    kernel = depthwise_pixels(
-        *(config.across, problem.kh, problem.kw, sh, sw, lanes, problem.compute_dtype, problem.activation)
-    )
-    keep = (rows_in, outside)
+    head = (address(rows_in), address(outside), blocks, config.rows, problem.oh, problem.ow, problem.w)
+    strides = (problem.h * x_row, x_row, problem.c * size, y_row, weights.block_bytes)
+    numerics = (problem.compute_dtype, problem.activation)
+    down, along = _pieces(problem)
+    if down.number * along.number == 1:
+        values = context(*head, *divmod(problem.c, lanes), problem.padding[2], *strides, config.span)
+        kernel = depthwise_pixels(config.across, problem.kh, problem.kw, sh, sw, lanes, *numerics)
+    else:
+        values = context(
+            *(*head, problem.c, problem.kh, problem.padding[2], *strides, address(nothing)),
+            *(down.long * down.size, along.long * along.size, problem.padding[0], problem.h),
+        )
+        sizes = (down.size, down.last, along.size, along.last, problem.kw)
+        full = int(problem.c % lanes == 0)
+        kernel = depthwise_pieces(config.across, *sizes, sh, sw, full, lanes, *numerics)
+    keep = (rows_in, outside, nothing)
     return Layout(
         kernel,
         values,

@@ -31,11 +31,12 @@ ARGUMENTS = (
 
 
 class _Strips(NamedTuple):
-    """Constants of one micro-kernel for pixels; `full` 0 where lanes are masked."""
+    """Constants of one micro-kernel; `pitch` taps make a row of the weights, `full` is 0 where lanes are masked."""
 
     rows: int
     kh: int
     kw: int
+    pitch: int
     sh: int
     sw: int
     full: int
@@ -61,7 +62,7 @@ def _emit_strips(builder: Any, tile: _Strips) -> Any:
     mask = None if tile.full else emit_lane_mask(b, tile.lanes, arg["channels"])
     step = i64(tile.lanes * tile.size)
     steps = dict.fromkeys(("shift", "y", "bias"), step) | {
-        "weights": i64(tile.kh * tile.kw * tile.lanes * tile.size)
+        "weights": i64(tile.kh * tile.pitch * tile.lanes * tile.size)
     }
     emit_each(b, arg, steps, step, lambda now: _emit_strip(b, tile, now, mask))
     return function
@@ -86,7 +87,7 @@ def _emit_strip(b: Any, tile: _Strips, arg: dict[str, Any], mask: Any) -> None:
             for row in range(r, r + tile.rows * tile.sh, tile.sh):
                 inputs[row] = inputs[row] if row in inputs else load(b.add(rows[row], shift))
             for s, age in windows:
-                at = b.add(arg["weights"], i64((r * tile.kw + s) * tile.lanes * tile.size))
+                at = b.add(arg["weights"], i64((r * tile.pitch + s) * tile.lanes * tile.size))
                 factor = emit_load(b, at, vector, tile.size)
                 for t in range(tile.rows):
                     sums[age][t] = emit_fma(b, tile.dtype, inputs[t * tile.sh + r], factor, sums[age][t])
@@ -112,20 +113,20 @@ def _emit_strip(b: Any, tile: _Strips, arg: dict[str, Any], mask: Any) -> None:
 
 @intrinsic(prefer_literal=True)
 def strips_tile(
-    context: Any, tile_rows: Any, kh: Any, kw: Any, sh: Any, sw: Any, full: Any, lanes: Any, dtype: Any,
-    activation: Any, rows: Any, shift: Any, x_pixel: Any, weights: Any, y: Any, y_row: Any, y_pixel: Any,
+    context: Any, tile_rows: Any, kh: Any, kw: Any, pitch: Any, sh: Any, sw: Any, full: Any, lanes: Any,
+    dtype: Any, activation: Any, rows: Any, shift: Any, x_pixel: Any, weights: Any, y: Any, y_row: Any, y_pixel: Any,
     residual: Any, bias: Any, first: Any, last: Any, before: Any, w: Any, live: Any, channels: Any, count: Any,
 ) -> Any:  # fmt: skip
     """Compute `count` vectors of channels of output columns `first` to `last` - 1 of some output rows.
 
-    Shapes   rows ((tile_rows - 1) * sh + kh) int64: where pixel 0 of each input row is; weights (count, kh, kw, lanes);
-             y: pixel 0 of the first output row; bias (count, lanes)
+    Shapes   rows ((tile_rows - 1) * sh + kh) int64: where pixel 0 of each input row is; weights (count, kh, pitch,
+             lanes); y: pixel 0 of the first output row; bias (count, lanes)
     Assumes  `channels` fill the vectors where `full`; `before` columns of padding at the left; `shift`: bytes of the
              first vector in a pixel; residual is 0 or laid out as y
     Touches  writes the first `channels` channels of its columns of the first `live` rows
     Source   none
     """
-    values = (tile_rows, kh, kw, sh, sw, full, lanes, dtype, activation)
+    values = (tile_rows, kh, kw, pitch, sh, sw, full, lanes, dtype, activation)
     tile = _Strips(*(value.literal_value for value in values))
 
     def generate(target: Any, builder: Any, _signature: Any, args: Any) -> Any:
