@@ -76,7 +76,7 @@ class Facts:
         Bytes per second that move when an array is copied there: each one is read, and each line that is written is
         read before, so three for each byte copied.
     matrix_products : float
-        Products of 16 x 32 by 32 x 16 bfloat16 per second; 0 without a matrix unit.
+        Products of 16 x 32 by 32 x 16 bfloat16 per second; means nothing without a matrix unit.
     region_seconds : float
         To hand work to a second thread and to hear that it is done.
     measured : bool
@@ -88,12 +88,12 @@ class Facts:
     l2_rate: float = 1.7e11
     l3_rate: float = 5e10
     memory_rate: float = 2.2e10
-    matrix_products: float = 0.0
+    matrix_products: float = CLOCK / 16
     region_seconds: float = 2e-6
     measured: bool = False
 
     @classmethod
-    def typical(cls, vector_bytes: int, hertz: float | None, matrix_unit: bool) -> Facts:
+    def typical(cls, vector_bytes: int, hertz: float | None) -> Facts:
         """Return typical values, scaled by what is known: caches send full vectors, and run with the clock."""
         some = cls()
         clock = 1.0 if hertz is None else hertz / CLOCK
@@ -102,7 +102,7 @@ class Facts:
             multiply_adds=some.multiply_adds * clock,
             l1_rate=some.l1_rate * clock * wide,
             l2_rate=some.l2_rate * clock * wide,
-            matrix_products=CLOCK * clock / 16 if matrix_unit else 0.0,
+            matrix_products=some.matrix_products * clock,
         )
 
 
@@ -182,7 +182,7 @@ class Machine:
             memory_bytes=_available_memory(),
             cpu=cpu,
             compiler=f"numba {numba.__version__} llvmlite {llvmlite.__version__}",
-            facts=Facts.typical(64 if wide else 32 if avx else 16, _highest_clock(), "amx-bf16" in words),
+            facts=Facts.typical(64 if wide else 32 if avx else 16, _highest_clock()),
         )
 
     @staticmethod
@@ -221,7 +221,7 @@ def _host() -> Machine:
     machine = Machine.for_cpu(cpu, features)
     if "amx-bf16" in machine.features and not _matrix_unit_granted():
         usable = tuple(word for word in machine.features if not word.startswith("amx"))
-        machine = replace(machine, features=usable, facts=replace(machine.facts, matrix_products=0.0))
+        machine = replace(machine, features=usable)
     return machine
 
 

@@ -82,17 +82,17 @@ def test_rates_are_of_all_bytes(size: int) -> None:
     assert typical.l3_rate / facts.BELIEVED < facts._read(lanes, size) < typical.l1_rate * facts.BELIEVED
 
 
-def test_a_machine_without_a_matrix_unit_has_no_rate_of_it() -> None:
-    assert facts._matrix_products(replace(HOST, facts=replace(HOST.facts, matrix_products=0.0))) == 0
+def test_what_a_machine_does_not_have_stays_typical() -> None:
+    assert facts._matrix_products(replace(HOST, features=())) == HOST.facts.matrix_products
     assert facts._region_seconds(replace(HOST, cores=1)) == HOST.facts.region_seconds
 
 
 def test_typical_rates_follow_what_is_known() -> None:
-    some, half = Facts.typical(64, None, True), Facts.typical(32, CLOCK / 2, False)
+    some, half = Facts.typical(64, None), Facts.typical(32, CLOCK / 2)
     assert half.multiply_adds == some.multiply_adds / 2
     assert half.l2_rate == some.l2_rate / 4
     assert half.memory_rate == some.memory_rate
-    assert (some.matrix_products > 0, half.matrix_products) == (True, 0)
+    assert half.matrix_products == some.matrix_products / 2
 
 
 def test_nothing_is_measured_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,6 +151,29 @@ def test_costs_know_no_rate_but_the_facts(name: str, threads: int) -> None:
                 looked += 1
     if not looked:
         pytest.skip("nothing here for this machine")
+
+
+@pytest.mark.parametrize(
+    ("rate", "name", "word"),
+    [
+        ("multiply_adds", "direct", "n1c64h56w56_o64k3x3_s1p1d1g1_nhwc_f32"),
+        ("l1_rate", "direct", "n1c3h56w56_o16k3x3_s1p1d1g1_nhwc_f32"),
+        ("l2_rate", "direct", "n1c512h56w56_o64k3x3_s1p1d1g1_nhwc_f32"),
+        ("l3_rate", "few_channels", "n1c1h2160w3840_o1k3x3_s1p1d1g1_nchw_f32"),
+        ("memory_rate", "im2col", "n1c9000h16w16_o9000k3x3_s1p1d1g1_nhwc_f32"),
+        ("matrix_products", "split_bfloat16", "n1c64h56w56_o64k3x3_s1p1d1g1_nhwc_f32"),
+        ("region_seconds", "direct", "n1c64h56w56_o64k3x3_s1p1d1g1_nhwc_f32_t2"),
+    ],
+)
+def test_every_fact_moves_estimates(rate: str, name: str, word: str) -> None:
+    algorithm, problem = registry.get(name), Problem.parse(word)
+    machine = replace(HOST, l1_bytes=48 << 10, l2_bytes=2 << 20, l3_bytes=300 << 20)
+    slower = getattr(HOST.facts, rate) * (2 if rate == "region_seconds" else 0.5)
+    slow = replace(machine, facts=replace(machine.facts, **{rate: slower}))
+    configs = algorithm.configs(problem, machine)
+    costs = [(algorithm.cost(problem, slow, c), algorithm.cost(problem, machine, c)) for c in configs]
+    assert any(worse > better for worse, better in costs)
+    assert all(worse >= better for worse, better in costs)
 
 
 # ------------------------------------------------------------------------------------------------ damage

@@ -435,7 +435,7 @@ def test_a_clock_that_stands_still_ends_the_race() -> None:
 
 
 def test_who_is_far_behind_runs_once_and_a_loser_twice() -> None:
-    now, calls = [0.0], {"fast": 0, "loser": 0, "far behind": 0}
+    now, calls = [0.0], {"fast": 0, "loser": 0, "far behind": 0, "hopeless": 0}
 
     def runner(name: str, seconds: float) -> Callable[[], None]:
         def run() -> None:
@@ -444,10 +444,10 @@ def test_who_is_far_behind_runs_once_and_a_loser_twice() -> None:
 
         return run
 
-    runs = [runner("fast", 1.0), runner("loser", 2.0), runner("far behind", 4.0)]
+    runs = [runner("fast", 1.0), runner("loser", 2.0), runner("far behind", 4.0), runner("hopeless", 11.0)]
     times = tuner.race(runs, rounds=5, floor_s=1.0, loser=1.5, clock=lambda: now[0])
-    assert times == [(1.0, 0.0, 5), (2.0, 0.0, tuner.SURE), (4.0, 0.0, 1)]
-    assert calls == {"fast": 2 + 5, "loser": 2 + tuner.SURE, "far behind": 1}
+    assert times == [(1.0, 0.0, 5), (2.0, 0.0, tuner.SURE), (4.0, 0.0, 1), (11.0, 0.0, 1)]
+    assert calls == {"fast": 2 + 5, "loser": 2 + tuner.SURE, "far behind": 2, "hopeless": 1}
 
 
 def test_the_registry_finds_every_algorithm_file(monkeypatch: pytest.MonkeyPatch) -> None:

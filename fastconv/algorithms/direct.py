@@ -279,26 +279,34 @@ class Direct(Algorithm[Config]):
         return Config(*tile, -(-problem.oh // blocks), splits)
 
     def cost(self, problem: Problem, machine: Machine, config: Config) -> float:
-        """Count the products of all tiles, the packing of strips and the weights that come from beyond L2."""
+        """Count the products of all tiles, the packing of strips, and what does not stay in L2."""
         s = _Sizes(problem)
         lanes = machine.lanes(problem.compute_dtype)
         tile = tiles.Tile(config.mr, config.nv)
         k = s.padded_channels * problem.kh * problem.kw
         blocks = -(-problem.oh // config.rows)
         if problem.layout == "NHWC":
+            width, tiles_of_strip = config.nv * lanes, config.rows * -(-problem.ow // config.mr)
             one_row = tiles.tiled_cycles(tile, machine, problem.ow, s.per_group, k, lanes)
             products = one_row * problem.oh
-            pack_rate = 12.0 if s.channels * s.size >= 64 else 3.0
+            pack_rate = 8.0 if s.channels * s.size >= 64 else 2.0
         else:
             positions = (config.rows - 1) * _pitch(problem, s) + problem.ow
+            width, tiles_of_strip = config.mr, -(-positions // (config.nv * lanes))
             strip = tiles.tiled_cycles(tile, machine, s.per_group, positions, k, lanes, split_loads=True)
             products = strip * blocks
-            pack_rate = 12.0 if problem.stride[1] == 1 else 2.0
+            pack_rate = 8.0 if problem.stride[1] == 1 else 1.5
         strip_bytes = _strip_bytes(problem, s, config, lanes)
         packing = strip_bytes * blocks * config.splits / pack_rate
-        weight_bytes = s.padded_channels * problem.kh * problem.kw * s.per_group * s.size
-        far = blocks * tiles.far_cycles(machine, weight_bytes)
-        unit = products + packing + 0.3 * far
+        # Every panel of weights is read by each tile of the strip, and the strip's rows under taps by each panel.
+        panel, panels = k * width * s.size, -(-s.per_group // width)
+        rows_in = s.rows_in(problem, config.rows)
+        read = strip_bytes * min(config.rows * problem.kh, rows_in) / rows_in
+        weight_bytes = k * s.per_group * s.size
+        again = 1.7 * read + 0.16 * panel * tiles_of_strip
+        far = tiles.missed(machine, strip_bytes + panel, 0.4, 1.6) * panels * again
+        far += 0.5 * tiles.missed(machine, strip_bytes + weight_bytes, 0.5, 2.3) * weight_bytes
+        unit = products + packing + blocks * far / tiles.weight_rate(machine, weight_bytes)
         count = problem.n * problem.groups
         return tiles.seconds(problem, machine, unit * count, count * blocks * config.splits)
 

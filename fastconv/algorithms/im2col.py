@@ -264,8 +264,13 @@ class Im2col(Algorithm[Config]):
         unit = config.mr if s.nhwc else config.nv * lanes
         tasks = pieces * -(-s.outputs // (unit * config.portion))
         weight_bytes = s.k * s.per_group * s.size
-        far = tasks * tiles.far_cycles(machine, weight_bytes)
-        return tiles.seconds(problem, machine, pieces * (products + packing) + 0.3 * far, tasks)
+        far = (
+            tasks
+            * tiles.missed(machine, weight_bytes, 0.4, 0.5)
+            * weight_bytes
+            / tiles.weight_rate(machine, weight_bytes)
+        )
+        return tiles.seconds(problem, machine, pieces * (products + packing) + 0.45 * far, tasks)
 
     def error_bound(self, problem: Problem) -> float:
         """One sequential FMA sum over all products, then bias and residual."""

@@ -33,6 +33,8 @@ Task = Callable[[int, int, int], None]
 
 #: Most work of one task.
 TASK_FLOP = 4e9
+#: Part of the time in which the image and its result pass through memory that products do not hide.
+MOVED = 0.15
 
 
 class Config(NamedTuple):
@@ -225,7 +227,7 @@ class Pointwise(Algorithm[Config]):
         return Config(*tile, -(-total // blocks), splits, group)
 
     def cost(self, problem: Problem, machine: Machine, config: Config) -> float:
-        """Count the products of all tiles, the packing of NCHW, and what comes from and goes beyond L2."""
+        """Count the products of all tiles, the packing of NCHW, and image and result that pass through memory."""
         lanes = machine.lanes(problem.compute_dtype)
         tile = tiles.Tile(config.mr, config.nv)
         images = max(problem.n, 1)
@@ -247,7 +249,9 @@ class Pointwise(Algorithm[Config]):
             packing = used * config.splits / (12.0 if problem.stride[1] == 1 else 2.0)
             if config.group:
                 packing = 0.0
-        return tiles.seconds(problem, machine, products + packing, tasks)
+        moved = tiles.image_cycles(problem, machine, problem.x_bytes + 2 * problem.y_bytes)
+        cycles = products + packing
+        return tiles.seconds(problem, machine, max(cycles, moved) + MOVED * min(cycles, moved), tasks)
 
     def error_bound(self, problem: Problem) -> float:
         """One sequential FMA sum over the channels, then bias and residual."""

@@ -54,11 +54,17 @@ PRODUCTS_OF = {"strict": (6,), "standard": (3, 6), "fast": (1, 3, 6)}
 #: error 7e-6 of the 1e-5 allowed. Of fewer values some have roundings that are all bad, and of sums shorter than these
 #: the largest stand out less: 1.1e-5 at 32 channels.
 ENOUGH_VALUES, ENOUGH_DEPTH = 4096, 64
-#: Cycles of one product of tiles, whatever rows are live (a fifth more in NCHW, whose tiles of pixels start anywhere:
-#: each of their rows touches two lines); of one that waits for the sum before it.
-TILE_CYCLES, CHAIN_CYCLES = {"NHWC": 18.0, "NCHW": 22.0}, 32.0
-#: Cycles to finish and store one row of two tiles; to cut one line of 32 channels beside its elements.
-FINISH_CYCLES, LINE_CYCLES = 8.0, 250.0
+#: Times the unit needs for one product of tiles, whatever rows are live: in NCHW tiles of pixels start anywhere, so
+#: that each of their rows touches two lines; a sum without a second tile beside it waits for itself.
+TILE_SHARE, CHAIN_SHARE = {"NHWC": 1.0, "NCHW": 1.3}, 1.8
+#: Cycles to finish and store one row of two tiles, and around them; to cut 32 channels of a pixel, and to begin a line.
+FINISH_CYCLES, TILE_CYCLES = 16.0, 64.0
+CUT_CYCLES, LINE_CYCLES = {"NHWC": 16.6, "NCHW": 19.7}, 230.0
+#: What leaves L2 while tiles are multiplied moves so many times as fast as while vectors are: weights that are used
+#: again and again, weights that are used once, the image and its result.
+AGAIN_SHARE, ONCE_SHARE, IMAGE_SHARE = 1.5, 2.0, 2.7
+#: Part of the rate of L2 at which strips are written and read.
+STRIP_SHARE = 0.83
 #: Bytes of scratch before the store segments: a line of flags, then the sums of four tiles.
 SEGMENTS = 64 + 4096
 
@@ -295,23 +301,33 @@ class SplitBfloat16(Algorithm[Config]):
         return Config(products, -(-problem.oh // blocks), splits)
 
     def cost(self, problem: Problem, machine: Machine, config: Config) -> float:
-        """Count the products of all tiles, the cutting of strips, the stores and weights from beyond L2."""
+        """Count the products of all tiles, the cutting of strips, the stores, and what does not stay in L2."""
         s = _Sizes(problem, config)
+        clock = tiles.cycles_per_second(machine)
         blocks = -(-problem.oh // config.rows)
         items = s.blocks_c * problem.taps
         count = len(s.starts)
-        pair = items * config.products * 4 * TILE_CYCLES[problem.layout]
-        single = items * config.products * CHAIN_CYCLES * 2
-        finish = 2 * ROWS * FINISH_CYCLES + 60
-        strip = s.o_blocks * (count // 2 * (pair + finish) + count % 2 * (single + finish))
-        cutting = s.blocks_c * (s.positions * (8 + 6 * s.cuts) + len(s.lines) * LINE_CYCLES)
-        weight_bytes = s.o_blocks * items * s.cuts * 2048
-        far = 0.5 * tiles.far_cycles(machine, weight_bytes)
+        pairs, single = count // 2, count % 2
+        tile = clock / machine.facts.matrix_products
+        products = items * config.products * tile
+        finish = ROWS * FINISH_CYCLES
+        strip = pairs * (products * 4 * TILE_SHARE[problem.layout] + 2 * finish + TILE_CYCLES)
+        strip = s.o_blocks * (strip + single * (products * 2 * CHAIN_SHARE + finish + TILE_CYCLES))
+        cutting = s.blocks_c * (s.positions * CUT_CYCLES[problem.layout] + len(s.lines) * LINE_CYCLES)
+        panel = items * s.cuts * 2048
+        weight_bytes = s.o_blocks * panel
+        far = tiles.far_rate(machine, weight_bytes + problem.x_bytes)
+        # Each pair of tiles reads a panel of weights, each panel the strip: all of L2 that they need in turn.
+        again = tiles.missed(machine, panel + s.strip, 0.67, 1.96) * s.o_blocks * (pairs + single) * panel
+        once = tiles.missed(machine, weight_bytes + s.strip, 0.19, 1.41) * weight_bytes
+        strips = tiles.missed(machine, panel + s.strip, 0.02, 0.65) * s.strip * (s.o_blocks + config.splits)
+        unit = strip + cutting * config.splits + again / (AGAIN_SHARE * far) + once / (ONCE_SHARE * far)
+        unit += strips * clock / (STRIP_SHARE * machine.facts.l2_rate)
         images = problem.n * problem.groups
+        unit *= blocks * images
         moved = problem.x_bytes * config.splits + problem.n * problem.o * problem.oh * problem.ow * 4
-        unit = (strip + cutting * config.splits + far) * blocks * images
         if moved > machine.l2_bytes:
-            unit += moved / tiles.far_rate(machine, moved)
+            unit += moved / (IMAGE_SHARE * tiles.far_rate(machine, moved))
         return tiles.seconds(problem, machine, unit, images * blocks * config.splits)
 
     def numerics(self, config: Config) -> tuple[int]:

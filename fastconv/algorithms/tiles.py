@@ -9,11 +9,11 @@ from fastconv.machine import Machine
 from fastconv.problem import Problem
 
 #: Costs count cycles: the time of two multiply-adds of vectors and of two loads, as products of whole layers reach it
-#: (78 % of what chains of multiply-adds alone do).
-CYCLE_SHARE = 0.78
-#: What is left of the rates of caches and memory while products run and stores wait (measured: 60 of 172 GB/s from L2,
-#: 24 of 51 from L3).
-L2_SHARE, FAR_SHARE = 0.35, 0.47
+#: (94 % of what chains of multiply-adds alone do).
+CYCLE_SHARE = 0.94
+#: What is left of the rates of caches and memory while products run and stores wait (measured: 72 of 172 GB/s from L2,
+#: 29 of 51 from L3).
+L2_SHARE, FAR_SHARE = 0.42, 0.565
 #: Cycles around one register tile beside its products: call, first loads, last additions.
 TILE_OVERHEAD = 40.0
 #: Cycles to start a task and to hand it out.
@@ -43,15 +43,29 @@ def l2_rate(machine: Machine) -> float:
 
 
 def far_rate(machine: Machine, size: float) -> float:
-    """Return the bytes per cycle that move beyond L2, to and from data of `size` bytes in all."""
+    """Return the bytes per cycle that move beyond L2, to and from an image and its result of `size` bytes in all."""
     facts = machine.facts
     whole = facts.l3_rate if size <= machine.l3_bytes // 2 else facts.memory_rate
     return FAR_SHARE * whole / cycles_per_second(machine)
 
 
-def far_cycles(machine: Machine, size: float) -> float:
-    """Return the cycles in which weights of `size` bytes come from beyond L2: none where they stay in it."""
-    return size / far_rate(machine, size) if size > machine.l2_bytes // 2 else 0.0
+def weight_rate(machine: Machine, size: float) -> float:
+    """Return the bytes per cycle that come beyond L2 from `size` bytes of weights, read as a whole again and again.
+
+    Beyond an eighth of L3, which images and other cores use too, they come from memory (of 300 MB: those of 40).
+    """
+    facts = machine.facts
+    whole = facts.l3_rate if size <= machine.l3_bytes // 8 else facts.memory_rate
+    return FAR_SHARE * whole / cycles_per_second(machine)
+
+
+def missed(machine: Machine, size: float, some: float, all: float) -> float:
+    """Return which part of data that is read again and again is not found in L2: how much that is follows its size.
+
+    None up to `some` times the size of L2, everything from `all` times on: in between lines are lost to each other and
+    to what streams past.
+    """
+    return min(max((size / machine.l2_bytes - some) / (all - some), 0.0), 1.0)
 
 
 def image_cycles(problem: Problem, machine: Machine, moved: float) -> float:

@@ -33,10 +33,10 @@ from fastconv.machine import Machine
 from fastconv.problem import Problem
 
 #: Parts of the rate of L3, and of memory, at which transformed weights stream while products are computed (measured:
-#: 38 MB at 20 to 22 GB/s, 105 MB at 16, 236 MB at 12).
-L3_WEIGHT_SHARE, WEIGHT_SHARE = 0.41, 0.6
+#: 38 MB at 24 GB/s, 105 MB at 19, 236 MB at 14).
+L3_WEIGHT_SHARE, WEIGHT_SHARE = 0.49, 0.72
 #: Part of the rate of L3 at which V and M leave L2.
-SPILL_SHARE = 0.94
+SPILL_SHARE = 1.13
 #: Cycles for each vector of V, of M, and of an image that is transposed (measured: 5-8, 6-12, 10-15).
 TURN_IN, TURN_OUT, TRANSPOSE = 6.0, 7.0, 11.0
 

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from fastconv.compare.peers import Peer, all_peers
-from fastconv.machine import Facts, Machine, usable_cores
+from fastconv.machine import Machine, usable_cores
 
 #: Environment variables that change how fast libraries are.
 VARIABLES = (
@@ -57,7 +57,7 @@ def description(measure_peak: bool = True) -> dict[str, str]:
         "cores": f"{machine.cores} usable, {runtime.get_num_threads()} threads by default",
         "threading": f"own pool; Numba's layer: {_numba_layer()}",
         "memory": f"{_size(machine.memory_bytes)} available, scratch up to {scratch}",
-        "speed": _speed(facts.host().facts),
+        "speed": _speed(facts.host()),
         "kernel cache": str(store.version_directory()) if store.disk_cache_wanted() else "switched off",
         "fingerprint": machine.fingerprint,
         "versions": ", ".join(f"{name} {number}" for name, number in library_versions(_installed()).items()),
@@ -70,12 +70,13 @@ def description(measure_peak: bool = True) -> dict[str, str]:
     return lines
 
 
-def _speed(facts: Facts) -> str:
+def _speed(machine: Machine) -> str:
     """Return the rates that estimates are made of."""
+    facts = machine.facts
     caches = {"L1": facts.l1_rate, "L2": facts.l2_rate, "L3": facts.l3_rate, "memory": facts.memory_rate}
     parts = [f"{facts.multiply_adds / 1e9:.2f} vector multiply-adds a ns"]
     parts += [f"{name} {rate / 1e9:.0f} GB/s" for name, rate in caches.items()]
-    if facts.matrix_products:
+    if "amx-bf16" in machine.features:
         parts.append(f"{facts.matrix_products / 1e9:.2f} matrix products a ns")
     parts.append(f"a second thread after {facts.region_seconds * 1e6:.1f} us")
     origin = "measured" if facts.measured else "typical, not measured: see fastconv info --measure"

@@ -168,8 +168,8 @@ def _copied(lanes: int, size: int) -> float:
 
 
 def _matrix_products(machine: Machine) -> float:
-    if not machine.facts.matrix_products:
-        return 0.0
+    if "amx-bf16" not in machine.features:
+        return machine.facts.matrix_products
     items = 4096
     shape, table = matrix_tile.tile_configuration(), np.zeros(2 * items, np.int64)
     _data, tiles = _aligned(8 * matrix_tile.TILE_BYTES)

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 #: Rounds after which a slow time is no longer put down to a disturbance of the machine.
 SURE = 2
-#: A run as long as a timing that takes this many times the fastest is no disturbance: it is not run again.
-FAR_BEHIND = 3.0
+#: A run as long as a timing that takes this many times the fastest is no disturbance: it is not run again. The first
+#: run of several may find its weights in memory instead of a cache, and is allowed more.
+FAR_BEHIND, HOPELESS = 3.0, 10.0
 
 
 class Times(NamedTuple):
@@ -66,12 +67,13 @@ def race(
     repeats, shortest = [0] * len(runs), float("inf")
     for index, run in enumerate(runs):
         once = _timed(run, 1, clock)
+        if once < max(HOPELESS * shortest, floor_s):
+            once = max(_timed(run, 1, clock), 1e-9)
+        shortest = min(shortest, once)
         if once >= floor_s and once > FAR_BEHIND * shortest and loser < FAR_BEHIND:
             seen[index].append(once)
-            continue
-        once = max(_timed(run, 1, clock), 1e-9)
-        shortest = min(shortest, once)
-        repeats[index] = max(1, round(floor_s / once))
+        else:
+            repeats[index] = max(1, round(floor_s / once))
     for turn in range(rounds):
         if turn and clock() > deadline:
             break
