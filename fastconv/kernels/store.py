@@ -84,6 +84,11 @@ except OSError:
     _DIGEST_AT_IMPORT = None
 
 
+def sources_word() -> str:
+    """Return a short word that changes with the sources of machine code: what was timed is not what runs then."""
+    return (_DIGEST_AT_IMPORT or "unknown")[:8]
+
+
 def version_directory() -> Path:
     """Return the folder for the kernels of exactly these sources, this Python, this Numba and these flags."""
     flags = [f"{name}={getattr(config, name, None)}" for name in _CODE_FLAGS]

@@ -1,4 +1,4 @@
-"""What tuning found, kept on disk: one JSON file per problem, in a folder per machine.
+"""What tuning found, kept on disk: one JSON file per problem, in a folder per machine and version of the kernels.
 
 A decision is a hint and never an authority: the planner takes it only where it names an algorithm in a setting that
 the planner would consider anyway, so that a damaged, stale or malicious file can cost time and nothing else. Whatever
@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fastconv.kernels.store import sources_word
 from fastconv.machine import GIB, Machine
 from fastconv.planning import store
 from fastconv.planning.store import require as _require
@@ -79,9 +80,14 @@ def key(problem: Problem) -> str:
     return replace(problem, n=max(problem.n, 1), workspace_limit=GIB).word
 
 
+def origin(machine: Machine) -> str:
+    """Return the word for what decisions are about: these kernels on this machine; others have other times."""
+    return f"{machine.fingerprint}-{sources_word()}"
+
+
 def folder(machine: Machine) -> Path:
     """Return the folder of one machine's decisions; it need not exist."""
-    return store.root() / machine.fingerprint
+    return store.root() / origin(machine)
 
 
 def find(problem: Problem, machine: Machine, rigor: str = "stored") -> Decision | None:
@@ -142,7 +148,7 @@ def clear(machine: Machine) -> int:
 def bundle(machine: Machine) -> dict[str, Any]:
     """Return all valid decisions of a machine as one JSON object."""
     found = [asdict(decision) for _, decision in stored(machine) if isinstance(decision, Decision)]
-    return {"schema": store.SCHEMA, "machine": machine.fingerprint, "decisions": found}
+    return {"schema": store.SCHEMA, "machine": origin(machine), "decisions": found}
 
 
 def merge(text: str, machine: Machine) -> tuple[int, int]:
@@ -163,7 +169,7 @@ def merge(text: str, machine: Machine) -> tuple[int, int]:
     Raises
     ------
     ValueError
-        When `text` is no bundle, or one of another machine: its times mean nothing here.
+        When `text` is no bundle, or one of another machine or version: its times mean nothing here.
     """
     if len(text) > MOST_BUNDLE_BYTES:
         raise ValueError(f"bundle: has {len(text)} characters, at most {MOST_BUNDLE_BYTES} are read")
@@ -171,9 +177,10 @@ def merge(text: str, machine: Machine) -> tuple[int, int]:
         value = store.parse(text)
     except RecursionError:
         raise ValueError("bundle: is nested too deeply") from None
-    if value.get("machine") != machine.fingerprint:
+    if value.get("machine") != origin(machine):
         raise ValueError(
-            f"bundle: was made on machine {value.get('machine')!r}, this one is {machine.fingerprint!r}"
+            f"bundle: was made on another machine or another version of fastconv, {value.get('machine')!r}, "
+            f"this is {origin(machine)!r}"
         )
     rows: Any = value.get("decisions")
     _require(isinstance(rows, list), "decisions must be a list")
