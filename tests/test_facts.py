@@ -17,7 +17,7 @@ import fastconv
 from fastconv.algorithms import registry
 from fastconv.cli import cli
 from fastconv.machine import CLOCK, Facts, Machine
-from fastconv.planning import facts, store, tuning
+from fastconv.planning import facts, planner, store, tuning
 from fastconv.problem import Problem
 
 WORD = "n1c8h9w9_o8k3x3_s1p1d1g1_nchw_f32"
@@ -151,6 +151,16 @@ def test_costs_know_no_rate_but_the_facts(name: str, threads: int) -> None:
                 looked += 1
     if not looked:
         pytest.skip("nothing here for this machine")
+
+
+def test_packing_is_as_fast_as_the_core() -> None:
+    problem = Problem.parse("n1c64h56w56_o64k3x3_s1p1d1g1_nhwc_f32")
+    fast = replace(HOST, facts=FAST)
+    for row, other in zip(planner.survey(problem, HOST), planner.survey(problem, fast), strict=True):
+        assert (row.algorithm, row.packing_seconds) == (
+            other.algorithm,
+            pytest.approx(2 * other.packing_seconds),
+        )
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,10 @@ class Algorithm(ABC, Generic[C]):
         return ()
 
     def packing_cost(self, problem: Problem) -> float:
-        """Return the estimated time in seconds of packing the weights, which a functional call pays every time."""
+        """Return the estimated time in seconds of packing the weights on a typical core (the planner knows this one).
+
+        A functional call pays it every time.
+        """
         return SECONDS_PER_WEIGHT * problem.o * (problem.c // problem.groups) * problem.taps
 
     @abstractmethod

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from fastconv.algorithms import registry
 from fastconv.algorithms.interface import AnyAlgorithm, Array, Config, Layout, WeightsDoNotFitError
 from fastconv.algorithms.needs import Need
-from fastconv.machine import Machine
+from fastconv.machine import Facts, Machine
 from fastconv.planning import decisions
 from fastconv.planning.decisions import Decision
 from fastconv.problem import Problem
@@ -241,7 +241,8 @@ def _asked(algorithm: AnyAlgorithm, problem: Problem, machine: Machine) -> list[
     lacking = tuple(algorithm.needs(problem, machine))
     if lacking:
         return [Candidate(algorithm, None, float("inf"), 0.0, 0, lacking)]
-    packing = algorithm.packing_cost(problem)
+    # Packing moves single weights: it is as fast as the core's clock.
+    packing = algorithm.packing_cost(problem) * Facts().multiply_adds / machine.facts.multiply_adds
     rows = []
     for config in algorithm.configs(problem, machine):
         needed = algorithm.workspace(problem, machine, config)
