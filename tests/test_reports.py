@@ -139,7 +139,7 @@ def test_intervals_hold_the_ratio_and_grow_with_the_noise() -> None:
 def test_unstable_is_said() -> None:
     calm = run().layers[0]
     assert unsteady(calm) == []
-    loaded = replace(calm, lost=0.4)
+    loaded = replace(calm, entries=tuple(replace(e, lost=0.4) for e in calm.entries))
     assert unsteady(loaded) == ["other processes took 40 % of the time"]
     noisy = replace(calm, entries=tuple(replace(e, spread=0.3) for e in calm.entries))
     assert len(unsteady(noisy)) == 2 and "30 %" in unsteady(noisy)[0]
@@ -285,7 +285,7 @@ BAD: tuple[tuple[str, dict[str, Any], tuple[Any, ...], str], ...] = (
     ("long name", {"name": "x" * 5000}, LAYER, "at most 4000"),
     ("count zero", {"count": 0}, LAYER, "count must be a whole number from 1"),
     ("count huge", {"count": 10**30}, LAYER, "count must be a whole number"),
-    ("lost above one", {"lost": 2}, LAYER, "lost must be a number from 0 to 1"),
+    ("lost above one", {"lost": 2}, ENTRY, "lost must be a number from 0 to 1"),
     ("skipped a list", {"skipped": ["x"]}, LAYER, "skipped must be an object"),
     ("time below zero", {"min_s": -1.0}, ENTRY, "min_s must be a number from 0"),
     ("time zero", {"min_s": 0}, ENTRY, "min_s must be above 0"),

@@ -68,7 +68,7 @@ def bench_layer(
     sample = reference_sample(problem, arrays, settings.check_flop)
     with blas_threads(problem.threads):
         found = (crew or Together()).prepare(everybody(peers, settings), problem, arrays, sample, settings)
-        timings, lost = measure([turns for _, turns in found.ready], settings.effort)
+        timings = measure([turns for _, turns in found.ready], settings.effort)
     timed = [
         replace(entry, **asdict(timing)) for (entry, _), timing in zip(found.ready, timings, strict=True)
     ]
@@ -81,7 +81,6 @@ def bench_layer(
         entries=(*timed, *found.failed),
         skipped=found.skipped,
         reorder_s=_reorder_seconds(arrays),
-        lost=lost,
     )
 
 

@@ -203,7 +203,6 @@ def _layer(place: Place) -> LayerResult:
         ),
         skipped=place.texts("skipped"),
         reorder_s=place.number("reorder_s", math.nan, most=MOST_SECONDS),
-        lost=place.number("lost", 0.0, most=1.0),
     )
 
 
@@ -236,5 +235,6 @@ def _entry(place: Place) -> Entry:
         source=place.text("source", ""),
         workspace_bytes=place.whole("workspace_bytes", 0),
         threads=place.whole("threads", 0, most=1 << 20),
+        lost=place.number("lost", 0.0, most=1.0),
         failed=place.text("failed", ""),
     )

@@ -16,6 +16,8 @@ UNSTEADY = 0.10
 LOST = 0.05
 #: Ratios this near to one are a tie where nothing says how sure they are.
 NEAR = 0.02
+#: ... and nearer than this they are, however sure.
+SAME = 0.01
 RESAMPLES = 2000
 
 Interval = tuple[float, float]
@@ -73,26 +75,30 @@ def interval(layer: LayerResult, library: str | None, layout: str | None = None)
 def verdict(layer: LayerResult, library: str | None = None, layout: str | None = None) -> str:
     """Return "won", "lost" or "tied"; "" when one side has no time.
 
-    To win takes a whole interval above one.
+    To win takes a whole interval above one, and a ratio that a reader would call one.
     """
     ratio = layer.ratio(library, layout)
     if math.isnan(ratio):
         return ""
     low, high = interval(layer, library, layout) or (ratio * (1 - NEAR), ratio * (1 + NEAR))
+    if abs(ratio - 1) < SAME:
+        return "tied"
     return "won" if low > 1 else "lost" if high < 1 else "tied"
 
 
 def unsteady(layer: LayerResult) -> list[str]:
     """Return what makes the numbers of `layer` doubtful, in words; nothing when they can be trusted.
 
-    Looked at are ours and the best peer, which the ratio is made of, and what other processes took away.
+    Looked at are ours and the best peer, which the ratio is made of. What was lost is ours: all had their
+    turns in the same rounds, and some libraries start more threads than they run at a time.
     """
-    looked_at: list[Entry | None] = [layer.best(OURS), layer.best()]
+    ours, best = layer.best(OURS), layer.best()
+    looked_at: list[Entry | None] = [ours, best]
     said = [
         f"{entry.name}: quartiles of rounds {100 * entry.spread:.0f} % apart"
         for entry in looked_at
         if entry and entry.spread > UNSTEADY
     ]
-    if layer.lost > LOST:
-        said.append(f"other processes took {100 * layer.lost:.0f} % of the time")
+    if ours and ours.lost > LOST:
+        said.append(f"other processes took {100 * ours.lost:.0f} % of the time")
     return said

@@ -76,7 +76,7 @@ def _lines(report: Report) -> Iterator[str]:
     yield (
         "Speed-up: their time divided by ours, the fastest call of each, the best form of each library. "
         "Intervals: 95 % bootstrap over rounds, of lower quartiles. GFLOP/s: the work of the definition per time. "
-        "A layer is tied when its interval holds 1."
+        "A layer is tied when its interval holds 1 or its speed-up is within a hundredth of it."
     )
 
 

@@ -7,15 +7,12 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +38,8 @@ class Turns(Protocol):
 class Timing:
     """Seconds per call of one contestant; `spread` is that of the fastest calls of the rounds.
 
-    Who raises an error while the clock runs has only `failed`.
+    `lost` is the part of its time that other processes took away. Who raises an error while the clock runs
+    has only `failed`.
     """
 
     min_s: float = math.nan
@@ -50,6 +48,7 @@ class Timing:
     calls: int = 0
     rounds_s: tuple[float, ...] = ()
     cold_s: float = math.nan
+    lost: float = 0.0
     failed: str = ""
 
 
@@ -71,8 +70,6 @@ QUICK = Effort(seconds=0.03, calls=3, turn_s=0.005, most_s=0.3, fewest=1)
 
 #: A call that takes this long brings its own data into the caches; a quicker one needs a first call to do it.
 LONG_CALL_S = 0.1
-#: What a thread waits when another process of its priority takes its core: one slice of Linux's scheduler.
-SLICE_S = 3e-3
 #: Rounds that results keep; more say nothing more about an interval.
 MOST_ROUNDS = 64
 
@@ -92,21 +89,19 @@ class Here:
         collecting = gc.isenabled()
         gc.disable()
         try:
-            cpu, switches = time.process_time(), _switches()
+            waited = _waited_seconds()
             begin = now = clock()
             while now - begin < seconds or not samples or (len(samples) == 1 and now - begin < LONG_CALL_S):
                 start = clock()
                 self.call()
                 now = clock()
                 samples.append(now - start)
-            cpu, switches = time.process_time() - cpu, _switches() - switches
+            waited = _waited_seconds() - waited
         finally:
             if collecting:
                 gc.enable()
         wall = now - begin
-        # Several threads may wait for each other, so that their time says little: their interruptions do.
-        lost = wall - cpu if self.threads == 1 else switches * SLICE_S / self.threads
-        return Turn(tuple(samples), wall, min(wall, max(0.0, lost)))
+        return Turn(tuple(samples), wall, min(wall, waited / self.threads))
 
     def cold(self) -> float:
         """Return the seconds of one call after other data went through all caches."""
@@ -116,9 +111,17 @@ class Here:
         return time.perf_counter() - start
 
 
-def _switches() -> int:
-    """Return how often other processes took a core from a thread of this one."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if resource else 0
+def _waited_seconds() -> float:
+    """Return how long the threads of this process were ready to run while others had their core.
+
+    Linux counts it for every thread; elsewhere nothing is known, and nothing is said to be lost.
+    """
+    waited = 0
+    for path in Path("/proc/self/task").glob("*/schedstat"):
+        # A thread that ends meanwhile has no file any more.
+        with suppress(OSError, ValueError, IndexError):
+            waited += int(path.read_text("ascii").split()[1])
+    return waited * 1e-9
 
 
 _FLUSH: list[np.ndarray[tuple[int], np.dtype[np.float32]]] = []
@@ -171,11 +174,8 @@ class _Run:
         return bool(self.failed) or (self.spent >= effort.most_s and len(self.samples) >= effort.fewest)
 
 
-def measure(contestants: Sequence[Turns], effort: Effort) -> tuple[list[Timing], float]:
-    """Return the timing of every contestant, in order, and the part of the time that others took away.
-
-    They take turns, and each has computed once before.
-    """
+def measure(contestants: Sequence[Turns], effort: Effort) -> list[Timing]:
+    """Return the timing of every contestant, in order; they take turns, and each has computed once before."""
     runs = [_Run(turns) for turns in contestants]
     # A fair share of turns for all: nobody stops before the slowest has enough.
     while runs and not all(run.enough(effort) for run in runs):
@@ -186,8 +186,7 @@ def measure(contestants: Sequence[Turns], effort: Effort) -> tuple[list[Timing],
         for run in runs:
             if not run.failed:
                 run.cold_call()
-    spent = sum(run.spent for run in runs)
-    return [_summary(run) for run in runs], sum(run.lost for run in runs) / spent if spent else 0.0
+    return [_summary(run) for run in runs]
 
 
 def _summary(run: _Run) -> Timing:
@@ -202,6 +201,7 @@ def _summary(run: _Run) -> Timing:
         calls=len(run.samples),
         rounds_s=rounds,
         cold_s=statistics.median(run.cold) if run.cold else math.nan,
+        lost=run.lost / run.spent if run.spent else 0.0,
     )
 
 

@@ -32,6 +32,8 @@ class Entry:
         Accuracy class of ours when it is another than that of the problem.
     threads
         What the library said its number of threads is; 0 when it says nothing.
+    lost
+        Part of its time that other processes took away.
     failed, within
         Why there is no time; whether the answer holds the accuracy class of the problem. Answers that do not
         are shown, and beat nobody.
@@ -55,6 +57,7 @@ class Entry:
     source: str = ""
     workspace_bytes: int = 0
     threads: int = 0
+    lost: float = 0.0
     failed: str = ""
     within: bool = True
 
@@ -68,7 +71,7 @@ class LayerResult:
     """All contestants on one layer.
 
     `checked` is the part of the output compared with the reference, `reorder_s` the time NumPy takes to copy
-    x from NCHW to NHWC, `lost` the part of the measuring time that other processes took away.
+    x from NCHW to NHWC.
     """
 
     name: str
@@ -79,7 +82,6 @@ class LayerResult:
     entries: tuple[Entry, ...]
     skipped: dict[str, str] = field(default_factory=dict)
     reorder_s: float = math.nan
-    lost: float = 0.0
 
     def best(self, library: str | None = None, layout: str | None = None) -> Entry | None:
         """Return the fastest entry of `library`, or of all others than ours, in one `layout` or any.
