@@ -40,8 +40,8 @@ NEAR_BYTES = 16_384
 FAR_SPAN, FAR_TAPS = 8, 9
 #: Most work of a task.
 TASK_FLOP = 5e8
-#: Cycles around one strip beside its walk.
-STRIP_CYCLES = 30.0
+#: Cycles around one strip beside its walk; of a vector in one row of a plane beyond L2 (56 ns for two of 1920 columns).
+STRIP_CYCLES, FAR_TURN_CYCLES = 30.0, 100.0
 
 
 class Config(NamedTuple):
@@ -163,6 +163,9 @@ def _plane_cycles(problem: Problem, machine: Machine, config: Config) -> float:
     weights = problem.taps * g * p if g > 1 or problem.taps * p > HELD_WEIGHTS else 0
     loads = 2 * aligned_up(kw, sw) * rows_in * g * nv + weights
     turn = max((products + shuffles) / 2, loads / 2) + 1.7 * nv * p + 1.5
+    if problem.x_bytes // (problem.n * problem.c) > machine.l2_bytes // 2:
+        # Down a plane beyond L2 every row begins a page that nothing fetches ahead.
+        turn = max(turn, FAR_TURN_CYCLES * nv)
     turns = problem.oh + (_walk(problem).open - 1) * -(-problem.oh // config.rows)
     walks = problem.n * (problem.o // p) * -(-problem.ow // (nv * lanes))
     return walks * (turns * turn + STRIP_CYCLES)
