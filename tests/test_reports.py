@@ -34,6 +34,7 @@ HOSTILE = (
     "|`*[x](javascript:alert(1))\n# head",
     "\x00\x1b[2J\ud800\u202egnorw",
     "ü" * 300,
+    "层 🙂 שלום",
 )
 
 
@@ -238,6 +239,19 @@ def test_hostile_names_are_text(name: str) -> None:
     lines = markdown.to_markdown(again)
     assert "<script>" not in lines and "<img" not in lines and "\n# head" not in lines
     assert not re.search(r"(?<!\\)\]\(", lines)
+
+
+def test_without_jinja2_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'fastconv\[report\]'"):
+        page.render(report())
+
+
+def test_without_matplotlib_there_are_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("jinja2")
+    monkeypatch.setattr(plots, "available", lambda: False)
+    text = page.render(report(run(), run(threads=2)))
+    assert "Without plots" in text and "<svg" not in text and WORDS[0] in text
 
 
 def test_names_of_fresh_results_are_clean_too() -> None:

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from fastconv.compare.data import Arrays, Sample
-from fastconv.compare.measuring import Turn, Turns
+from fastconv.compare.measuring import Turn, Turns, empty_caches
 from fastconv.compare.peers import Peer
 from fastconv.compare.results import Entry
 from fastconv.compare.station import Prepared, Settings
@@ -131,8 +131,13 @@ class _There:
         return Turn(tuple(answer["samples"]), answer["wall_s"], answer["lost_s"])
 
     def cold(self) -> float:
-        """Let it call once with empty caches."""
-        return float(self.process.ask("cold", index=self.index)["seconds"])
+        """Let it call once, after this process has emptied the caches that they share.
+
+        One buffer as large as two last caches is enough for all of them. What stays is in the second level
+        of cores that this process does not run on.
+        """
+        empty_caches()
+        return float(self.process.ask("once", index=self.index)["seconds"])
 
 
 class Apart:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -42,8 +43,11 @@ class Together:
 
 
 def crew_for(threads: int) -> AbstractContextManager[Crew]:
-    """Return the crew for so many threads; processes of its own end with the context."""
-    if threads == 1:
+    """Return the crew for so many threads; processes of its own end with the context.
+
+    Where processes cannot be stopped (Windows), everybody stays in this one.
+    """
+    if threads == 1 or not hasattr(signal, "SIGSTOP"):
         return nullcontext(Together())
     from fastconv.compare.apart import Apart
 

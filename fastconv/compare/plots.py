@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -131,7 +132,10 @@ def _figure(height: float) -> tuple[Any, Any]:
 def _svg(figure: Any, key: str, label: str) -> str:
     """Return the SVG element alone, with ids that no other plot of the page has."""
     out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None, "Title": label})
+    with warnings.catch_warnings():
+        # Signs that matplotlib's own font lacks are drawn by the browser's.
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
+        figure.savefig(out, format="svg", metadata={"Date": None, "Title": label})
     text = out.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r'\bid="', f'id="{key}-', text)

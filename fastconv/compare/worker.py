@@ -5,7 +5,7 @@ message      words                                                  answer
 ===========  =====================================================  =====================================
 ``prepare``  ``peer``, ``word``, ``settings``, ``sample`` (a file)   ``ready``, ``failed``, ``skipped``
 ``turn``     ``index`` of one that is ready, ``seconds``             ``samples``, ``wall_s``, ``lost_s``
-``cold``     ``index``                                              ``seconds``
+``once``     ``index``                                              ``seconds``
 ===========  =====================================================  =====================================
 
 It ends when its input ends. What libraries print goes to the standard error, never between messages.
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from fastconv.compare.data import Sample, make_arrays
-from fastconv.compare.measuring import Effort, Turns
+from fastconv.compare.measuring import Effort, Here
 from fastconv.compare.peers import all_peers
 from fastconv.compare.results import OURS
 from fastconv.compare.station import Settings, blas_threads, everybody, prepare
@@ -40,7 +40,7 @@ class Worker:
     """What is ready in this process."""
 
     def __init__(self) -> None:
-        self.ready: list[Turns] = []
+        self.ready: list[Here] = []
         self.limits = ExitStack()
 
     def prepare(self, message: Message) -> Message:
@@ -54,7 +54,7 @@ class Worker:
         peers = everybody([], settings) if name == OURS else [all_peers()[name]]
         sample = Sample.load(Path(message["sample"]))
         found = prepare(peers, problem, make_arrays(problem), sample, settings)
-        self.ready = [turns for _, turns in found.ready]
+        self.ready = [turns for _, turns in found.ready if isinstance(turns, Here)]
         return {
             "ready": [asdict(entry) for entry, _ in found.ready],
             "failed": [asdict(entry) for entry in found.failed],
@@ -65,9 +65,9 @@ class Worker:
         """Call one of those that are ready for a while."""
         return asdict(self.ready[message["index"]].turn(message["seconds"]))
 
-    def cold(self, message: Message) -> Message:
-        """Call it once with empty caches."""
-        return {"seconds": self.ready[message["index"]].cold()}
+    def once(self, message: Message) -> Message:
+        """Call it once."""
+        return {"seconds": self.ready[message["index"]].once()}
 
 
 def _settings(words: dict[str, Any]) -> Settings:
@@ -87,7 +87,7 @@ def main() -> None:
     verbs: dict[str, Callable[[Message], Message]] = {
         "prepare": worker.prepare,
         "turn": worker.turn,
-        "cold": worker.cold,
+        "once": worker.once,
     }
     for line in sys.stdin:
         message = json.loads(line)
