@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -196,16 +197,47 @@ def test_a_file_that_may_not_be_read_is_no_decision(
     ]
 
 
-@pytest.mark.skipif(os.name != "posix" or os.getuid() == 0, reason="whoever is root may write everywhere")
-def test_a_folder_without_leave_to_write(machine: Machine) -> None:
-    home = decisions.folder(machine)
-    home.mkdir(parents=True)
-    home.chmod(0o500)
+NOBODY = """
+import os, sys, warnings
+import numpy as np
+import fastconv
+x, w = np.ones((1, 8, 9, 9), np.float32), np.ones((8, 8, 3, 3), np.float32)
+right = fastconv.conv2d(x, w, padding=1, threads=1)
+if os.getuid() == 0:
+    # Root may write everywhere; and who it turns into may be unable to import what is not imported yet.
+    fastconv.tune(["n1c8h4w9_o8k3x3_s1p1d1g1_nchw_f32"])
+    os.setgid(65534)
+    os.setuid(65534)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    fastconv.plan_cache_clear()
+    assert fastconv.plan(x, w, padding=1, threads=1).source == "stored"
+    assert np.array_equal(fastconv.conv2d(x, w, padding=1, threads=1), right)
+    for height in (5, 6):
+        assert fastconv.tune([f"n1c8h{height}w9_o8k3x3_s1p1d1g1_nchw_f32"])
+kept = [str(warning.message) for warning in caught if "decision" in str(warning.message)]
+assert len(kept) == 1 and kept[0].startswith("a decision cannot be stored"), kept
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="users and modes of files are those of POSIX")
+def test_a_folder_that_only_its_owner_may_write(machine: Machine) -> None:
+    """What another user tuned is read; what cannot be stored there costs one warning."""
+    home = Path(tempfile.mkdtemp())
     try:
-        with pytest.warns(RuntimeWarning, match="a decision cannot be stored"):
-            assert fastconv.tune([WORD])
+        home.chmod(0o755)
+        folder = {**environment(), "FASTCONV_DECISIONS_DIR": str(home)}
+        code = "import fastconv, sys; fastconv.tune(sys.argv[1:])"
+        subprocess.run([sys.executable, "-c", code, WORD], env=folder, check=True, timeout=120)
+        for made in sorted(home.rglob("*"), reverse=True):
+            made.chmod(0o555 if made.is_dir() else 0o444)
+        home.chmod(0o555)
+        subprocess.run([sys.executable, "-c", NOBODY, WORD], env=folder, check=True, timeout=120)
     finally:
-        home.chmod(0o700)
+        home.chmod(0o755)
+        for made in home.rglob("*"):
+            made.chmod(0o755)
+        shutil.rmtree(home)
 
 
 # ------------------------------------------------------------------------------- what decisions may not do
