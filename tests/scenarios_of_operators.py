@@ -8,6 +8,7 @@ ends the process with a signal; the last line printed says in which case.
 from __future__ import annotations
 
 import faulthandler
+import math
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -151,7 +152,48 @@ def sweeps() -> Iterator[Case]:
                     yield f"{size} {dtype} {taps} {mode}", x, call
 
 
+def transposed() -> Iterator[Case]:
+    """Phases in one convolution, in several, and none at all; images and then weights beside the pages."""
+    for o, k, stride, padding in (
+        (1, 4, 2, 1),
+        (LANES + 1, 2, 2, 0),
+        (3, 3, 2, 1),
+        (5, 3, 1, 1),
+        (2, 2, 3, 0),
+    ):
+        for shape in SIZES:
+            for dtype, layout in (("float32", "NHWC"), ("float64", "NCHW")):
+                x, w = images(shape, dtype, layout), images((shape[1], o, k, k), dtype, "NCHW")
+                run = partial(
+                    fastconv.conv_transpose2d, stride=stride, padding=padding, layout=layout, threads=1
+                )
+                yield f"{o} {k} {stride} {shape} {dtype} {layout} of x", x, partial(run, w=w)
+                yield f"{o} {k} {stride} {shape} {dtype} {layout} of w", w, partial(swapped, run, x)
+
+
+def gradients() -> Iterator[Case]:
+    """Gradients by the kernels: fewer outputs than a tile has rows, and more; images and then gradients guarded."""
+    for o, k, stride, padding in ((3, 3, 1, 1), (LANES + 1, 2, 2, 1), (14, 5, 1, 0)):
+        for shape in SIZES:
+            for dtype, layout in (("float32", "NHWC"), ("float64", "NCHW"), ("float32", "NCHW")):
+                x, w_shape = images(shape, dtype, layout), (o, shape[1], k, k)
+                if min(shape[2:]) + 2 * padding < k:
+                    continue
+                words: dict[str, Any] = {"stride": stride, "padding": padding, "layout": layout}
+                y_shape = fastconv.conv_output_shape(x.shape, w_shape, **words)
+                g = images((1, 1, 1, math.prod(y_shape)), dtype, "NCHW").reshape(y_shape)
+                run = partial(fastconv.conv2d_weight_grad, w_shape=w_shape, threads=1, **words)
+                yield f"{o} {k} {shape} {dtype} {layout} of x", x, partial(run, grad_out=g)
+                yield f"{o} {k} {shape} {dtype} {layout} of gradients", g, partial(by_gradient, run, x)
+
+
+def by_gradient(run: Callable[..., Any], x: Array, g: Array, **words: Any) -> Any:
+    return run(x, grad_out=g, **words)
+
+
 OPERATORS: dict[str, Callable[[], Iterator[Case]]] = {
+    "gradients": gradients,
+    "transposed": transposed,
     "separable": separable,
     "pooling": pooling,
     "unfolding": unfolding,

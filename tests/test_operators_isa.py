@@ -22,6 +22,8 @@ TESTS = (
     "test_unfolding.py::test_ways_to_give_and_take_arrays",
     "test_local.py::test_error_of_a_plain_sum",
     "test_sweep.py",
+    "test_separable_layers.py::test_biases_and_activations",
+    "test_transposed.py::test_words_of_convolution",
     "test_local.py::test_ways_to_give_and_take_arrays",
 )
 

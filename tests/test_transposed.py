@@ -120,10 +120,34 @@ def test_words_of_convolution() -> None:
     np.testing.assert_array_equal(out, y)
 
 
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_threads_and_weights_that_lie_anyhow(layout: str) -> None:
+    """Phases of a kernel that divides, one by one and as a whole: the same bits for any number of threads."""
+    rng = np.random.default_rng(0)
+    for k, stride in (((4, 4), 2), ((2, 2), 2), ((3, 3), 2), ((3, 3), 1), ((6, 4), (3, 2))):
+        x, w = rng.standard_normal((2, 24, 13, 12)), rng.standard_normal((24, 20, *k))
+        x = x if layout == "NCHW" else np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+        y = fastconv.conv_transpose2d(x, w, stride=stride, padding=1, layout=layout, threads=1)
+        for threads, kernels in (
+            (2, w),
+            (1, np.asfortranarray(w)),
+            (1, w.astype(">f8")),
+            (2, w[:, ::-1][:, ::-1]),
+        ):
+            again = fastconv.conv_transpose2d(
+                x, kernels, stride=stride, padding=1, layout=layout, threads=threads
+            )
+            np.testing.assert_array_equal(again, y)
+
+
 X, W = np.ones((1, 4, 5, 5), np.float32), np.ones((4, 2, 3, 3), np.float32)
 WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "integers": ({"x": X.astype(np.int32)}, TypeError, "x must be of float32 or float64, got int32"),
-    "two dtypes": ({"w": W.astype(np.float64)}, ValueError, "w must have the dtype of the other arrays"),
+    "two dtypes": (
+        {"w": W.astype(np.float64)},
+        ValueError,
+        "w must have the dtype of x, float32, got float64",
+    ),
     "channels": ({"w": W[:3]}, ValueError, "x has 4 channels and w takes 3"),
     "groups": ({"groups": 3}, ValueError, "groups divide them"),
     "no kernel": ({"w": W[:, :, :0]}, ValueError, "no empty axis"),

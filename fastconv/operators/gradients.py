@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastconv import api, arguments, arrays
+from fastconv import arguments, arrays, runtime
+from fastconv.algorithms import tiles
+from fastconv.algorithms.geometry import aligned_up
 from fastconv.arguments import PaddingArgument, Step
-from fastconv.operators import running, unfolding
+from fastconv.machine import Machine
+from fastconv.operators import gradient_kernels, running
+from fastconv.operators.running import Result
 from fastconv.operators.transposed import check_same_dtype, conv_transpose2d, floats
+from fastconv.planning import routes
 from fastconv.problem import Problem
+from fastconv.runtime import Work
 
 Array = npt.NDArray[Any]
 
@@ -62,7 +69,7 @@ def conv2d_input_grad(
     >>> fastconv.conv2d_input_grad((1, 1, 1, 3), w, np.array([[[[10.0, 100.0]]]]))[0, 0].tolist()
     [[10.0, 120.0, 200.0]]
     """
-    problem = _forward(x_shape, w, grad_out, stride, padding, dilation, groups, layout)
+    problem = _forward(x_shape, w, grad_out, stride, padding, dilation, groups, layout, accuracy)
     top, bottom, left, right = problem.padding
     (sh, sw), (dh, dw) = problem.stride, problem.dilation
     # Rows beyond the last window got no share of the result: their gradient is zero.
@@ -98,10 +105,11 @@ def conv2d_weight_grad(
     layout: str = "NCHW",
     accuracy: str = "standard",
     threads: int | None = None,
+    out: Any = None,
 ) -> Any:
     """Return the gradient of a loss by the kernels of a `conv2d`, from that by its result.
 
-    For each group it is one product of matrices: gradients by outputs times the windows of the images.
+    For each tap it is one product of matrices, whose long side are the pixels: gradients by outputs times images.
 
     Parameters
     ----------
@@ -111,8 +119,8 @@ def conv2d_weight_grad(
         (O, C / groups, kh, kw).
     grad_out : array
         Of the shape of its result and the dtype of `x`.
-    stride, padding, dilation, groups, layout, accuracy, threads
-        As for `conv2d`; padding with zeros.
+    stride, padding, dilation, groups, layout, accuracy, threads, out
+        As for `conv2d`; padding with zeros. Sums are always plain ones, as "strict" asks for.
 
     Returns
     -------
@@ -131,27 +139,81 @@ def conv2d_weight_grad(
     >>> fastconv.conv2d_weight_grad(x, (1, 1, 1, 2), np.array([[[[10.0, 100.0]]]]))[0, 0].tolist()
     [[210.0, 320.0]]
     """
-    source = floats("x", x)
+    source, gradient = floats("x", x), floats("grad_out", grad_out)
     empty = np.empty(arguments.shape("w_shape", w_shape, (4,)), source.dtype)
-    problem = _forward(source.shape, empty, grad_out, stride, padding, dilation, groups, layout)
-    images = _as_nchw(source, layout)
-    pixels = problem.oh * problem.ow
-    gradient = _as_nchw(floats("grad_out", grad_out), layout).reshape(problem.n, problem.groups, -1, pixels)
-    top, bottom, left, right = problem.padding
-    kernel = (problem.kh, problem.kw)
-    pads = ((top, bottom), (left, right))
-    columns = unfolding.im2col(images, kernel, problem.stride, pads, problem.dilation, threads=threads)
-    windows = columns.reshape(problem.n, problem.groups, -1, pixels)
-    per_group = problem.o // problem.groups
-    result = np.zeros((problem.groups, per_group, windows.shape[2]), source.dtype)
-    for group in range(problem.groups):
-        # Images side by side in the depth of the product.
-        rows = np.ascontiguousarray(gradient[:, group].swapaxes(0, 1)).reshape(1, 1, per_group, -1)
-        depth = np.ascontiguousarray(windows[:, group].swapaxes(0, 1)).reshape(windows.shape[2], -1, 1, 1)
-        if depth.shape[1]:
-            result[group] = api.conv2d(rows, depth, layout="NHWC", accuracy=accuracy, threads=threads)[0, 0]
-    whole = result.reshape(problem.w_shape)
-    return whole if type(x) is np.ndarray else arrays.give_back(whole, x)
+    problem = _forward(source.shape, empty, grad_out, stride, padding, dilation, groups, layout, accuracy)
+    workers = routes.thread_count(threads)
+    dtype = np.dtype(problem.dtype)
+    result = Result(problem.w_shape, dtype, dtype)
+    target = (
+        None if out is None else running.target_of("out", out, result, {"x": source, "grad_out": gradient})
+    )
+    y = running.written_to(target, result)
+    if problem.n:
+        images, given = arrays.ready(source, dtype), arrays.ready(gradient, dtype)
+        work = _weight_gradient(problem)
+        runtime.run(work, arrays.address(images), arrays.address(y), arrays.address(given), workers)
+    else:
+        y[...] = 0
+    return running.delivered(y, target, result, x, out)
+
+
+#: Bytes of an image that are packed at a time, as a share of L2; of the sums of all taps and outputs of a task.
+BAND_SHARE, SUMS_SHARE = 4, 4
+
+
+@lru_cache(maxsize=256)
+def _weight_gradient(p: Problem) -> Work:
+    """Return the work on images, gradients as a third array, and the gradient by the kernels."""
+    machine, dtype = Machine.host(), np.dtype(p.dtype)
+    lanes, size, nhwc = machine.lanes(p.dtype), dtype.itemsize, p.layout == "NHWC"
+    tile = _tile(p, machine)
+    width, cell = tile.nv * lanes, tile.mr * tile.nv * lanes * size
+    (sh, sw), (dh, dw), (top, _, left, _) = p.stride, p.dilation, p.padding
+    reach = dh * (p.kh - 1) + 1
+    row_bytes = p.w * width * size
+    band = max(1, min(p.oh, (machine.l2_bytes // BAND_SHARE // row_bytes - reach) // sh + 1))
+    band_bytes = aligned_up(min(p.h, (band - 1) * sh + reach) * row_bytes, 64)
+    count = -(-p.o_per_group // tile.mr)
+    each = max(1, min(count, machine.l2_bytes // SUMS_SHARE // (p.taps * cell)))
+    c_blocks = -(-p.c_per_group // width)
+    if c_blocks * p.groups < 4:
+        each = min(each, -(-count * c_blocks * p.groups // 4))
+    splits = -(-count // each)
+    unit = (p.c if nhwc else p.h * p.w) * size
+    g_channel, g_pixel = (size, p.o * size) if nhwc else (p.oh * p.ow * size, size)
+    g_row = p.ow * g_pixel
+    steps = np.arange(band, dtype=np.int64)[:, None] * np.array([g_row, sh * row_bytes])
+    pixels = p.n * p.oh * p.ow
+    cycles = (
+        tiles.tiled_cycles(tile, machine, p.o_per_group, p.c_per_group, pixels, lanes) * p.taps * p.groups
+    )
+    return running.work(
+        gradient_kernels.weight_gradient(tile.mr, tile.nv, lanes, p.dtype, int(nhwc)),
+        [steps, _inside(p.kh, dh, top, sh, p.h, p.oh), _inside(p.kw, dw, left, sw, p.w, p.ow)],
+        [p.n, p.h, p.w, p.kh, p.kw, p.oh, p.o_per_group, p.c_per_group, c_blocks, splits, each, band, reach],
+        [sh, sw, top, p.c * p.h * p.w * size, p.w * (unit if nhwc else size), unit],
+        [p.o * p.oh * p.ow * size, g_row, g_channel, g_pixel],
+        [p.c_per_group * (size if nhwc else unit), p.o_per_group * g_channel, band_bytes],
+        tasks=p.groups * c_blocks * splits, scratch=band_bytes + each * p.taps * cell, cycles=cycles,
+    )  # fmt: skip
+
+
+def _tile(p: Problem, machine: Machine) -> tiles.Tile:
+    """Return the register tile: few different ones, for each is a kernel to compile.
+
+    13 rows cover 64, 128, 256 and 512 output channels with one or two to spare.
+    """
+    fitting = [tile for tile in tiles.tiles(machine) if tile.nv == 2 and tile.mr in (1, 2, 4, 6, 8, 13)]
+    return max(tile for tile in fitting if tile.mr <= p.o_per_group)
+
+
+def _inside(taps: int, dilation: int, before: int, stride: int, size: int, out: int) -> npt.NDArray[np.int64]:
+    """Return of each tap the first output and the end of the outputs whose tap is inside; its place for output 0."""
+    shift = np.arange(taps, dtype=np.int64) * dilation - before
+    first = np.clip(-(shift // stride), 0, out)
+    end = np.clip((size - 1 - shift) // stride + 1, first, out)
+    return np.ascontiguousarray(np.stack([first, end, shift], axis=1))
 
 
 def conv2d_bias_grad(grad_out: Any, *, layout: str = "NCHW") -> Any:
@@ -195,6 +257,7 @@ def _forward(
     dilation: Any,
     groups: Any,
     layout: Any,
+    accuracy: Any,
 ) -> Problem:
     """Return the Problem of the convolution whose gradient is asked for."""
     weights, gradient = floats("w", w), floats("grad_out", grad_out)
@@ -202,7 +265,7 @@ def _forward(
     sizes = running.sizes(arguments.shape("x_shape", x_shape, (3, 4)), layout)
     problem = arguments.problem(
         x_shape, weights.shape, stride=stride, padding=padding, dilation=dilation, groups=groups, layout=layout,
-        dtype=weights.dtype.name,
+        dtype=weights.dtype.name, accuracy=accuracy,
     )  # fmt: skip
     shape = sizes.result(problem.o, problem.oh, problem.ow)
     if gradient.shape != shape:

@@ -1,62 +1,25 @@
-"""Transposed convolution, as convolutions that the planner knows.
-
-Every output row of a transposed convolution of stride s meets only the kernel rows of its own phase, row modulo s. So
-the outputs of one phase of rows and columns are an ordinary convolution of stride 1 by a part of the kernel, turned
-round: nothing is filled up with zeros. Source: V. Dumoulin & F. Visin, arXiv:1603.07285, section 4.
-"""
+"""Transposed convolution: its arguments, and what they mean; `phases` computes it."""
 
 from __future__ import annotations
 
-import math
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from fastconv import api, arguments, arrays
+from fastconv import arguments, arrays
 from fastconv.arguments import PaddingArgument, Step
-from fastconv.operators import running
+from fastconv.operators import phases, running
+from fastconv.operators.phases import Transposed
 from fastconv.operators.running import Result
+from fastconv.planning import routes
+from fastconv.problem import ACCURACIES, ACTIVATIONS, Pair, one_of
 
 Array = npt.NDArray[Any]
-Pair = tuple[int, int]
 
 #: Axes of weights (inputs, outputs per group, rows, columns) in each order; "IO" as PyTorch and ONNX have them.
 WEIGHT_LAYOUTS = {"IOHW": (0, 1, 2, 3), "HWOI": (3, 2, 0, 1)}
-
-
-class _Phase(NamedTuple):
-    """One axis of one phase: outputs `first`, `first` + stride, ..., the kernel taps they meet, and their inputs."""
-
-    first: int
-    outputs: int
-    taps: tuple[int, ...]
-    step: int
-    before: int
-    after: int
-
-
-def _phases(size: int, out: int, k: int, stride: int, pad: int, dilation: int) -> list[_Phase]:
-    """Return the phases of one axis that have outputs.
-
-    Output ``i = stride*q + first`` meets tap r at input ``q + (first + pad - r*dilation) / stride`` where it is whole.
-    """
-    found = []
-    common = math.gcd(stride, dilation)
-    for first in range(min(stride, out)):
-        count = -(-(out - first) // stride)
-        taps = [r for r in range(k) if (first + pad - r * dilation) % stride == 0]
-        places = [(first + pad - r * dilation) // stride for r in taps]
-        # Turned round, so that the first tap meets the first of the inputs.
-        before, after = (-places[-1], count - 1 + places[0] - (size - 1)) if taps else (0, 0)
-        found.append(_Phase(first, count, tuple(reversed(taps)), dilation // common, before, after))
-    return found
-
-
-def _crop(phase: _Phase, size: int) -> tuple[slice, Pair]:
-    """Return which inputs are read, and what zeros stand around them."""
-    start, stop = max(0, -phase.before), size - max(0, -phase.after)
-    return slice(start, max(stop, start)), (max(0, phase.before), max(0, phase.after))
 
 
 def conv_transpose2d(
@@ -116,11 +79,65 @@ def conv_transpose2d(
     >>> fastconv.conv_transpose2d(x, np.ones((1, 1, 1, 3)), stride=2)[0, 0].tolist()
     [[1.0, 1.0, 3.0, 2.0, 2.0]]
     """
-    source, weights = floats("x", x), floats("w", w)
-    check_same_dtype("w", weights, source)
-    sizes = running.sizes(source.shape, layout)
-    kernel = _weights(weights, weight_layout)
-    c, per_group, kh, kw = kernel.shape
+    source, weights = arrays.view("x", x), arrays.view("w", w)
+    biases = None if bias is None else arrays.view("bias", bias)
+    call = running.remembered(
+        _call, source, weights.shape, weights.dtype, None if biases is None else (biases.shape, biases.dtype),
+        *running.hashable(stride, padding, output_padding), groups, *running.hashable(dilation, output_size), layout,
+        weight_layout, activation, accuracy,
+    )  # fmt: skip
+    workers = routes.thread_count(threads)
+    inputs = {"x": source, "w": weights, "bias": biases}
+    target = None if out is None else running.target_of("out", out, call.result, inputs)
+    y = running.written_to(target, call.result)
+    if call.transposed.n:
+        dtype = call.result.dtype
+        kernel = weights.transpose(WEIGHT_LAYOUTS[weight_layout])
+        if kernel.dtype != dtype or not kernel.flags.aligned:
+            kernel = arrays.ready(kernel, dtype)
+        batched = source.ndim == 4
+        phases.run(
+            call.transposed,
+            source if batched else source[None],
+            kernel,
+            None if biases is None else arrays.ready(biases, dtype),
+            y if batched else y[None],
+            workers,
+        )
+    return running.delivered(y, target, call.result, x, out)
+
+
+class _Call(NamedTuple):
+    """What the arguments of a call mean, and what comes out."""
+
+    transposed: Transposed
+    result: Result
+
+
+def _call(
+    x_shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    w_shape: tuple[int, ...],
+    w_dtype: np.dtype[Any],
+    bias: tuple[tuple[int, ...], np.dtype[Any]] | None,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    groups: Any,
+    dilation: Any,
+    output_size: Any,
+    layout: Any,
+    weight_layout: Any,
+    activation: Any,
+    accuracy: Any,
+) -> _Call:
+    """Check every argument and return what is to be done."""
+    check_float("x", dtype)
+    check_float("w", w_dtype)
+    if w_dtype.name != dtype.name:
+        raise ValueError(f"w must have the dtype of x, {dtype.name}, got {w_dtype.name}")
+    sizes = running.sizes(x_shape, layout)
+    c, per_group, kh, kw = _weight_sizes(w_shape, weight_layout)
     g = arguments.integer("groups", groups, 1)
     if sizes.c != c or c % g:
         raise ValueError(
@@ -134,61 +151,21 @@ def conv_transpose2d(
     )
     oh, ow = _output_size(least, output_padding, output_size, strides, steps)
     o = per_group * g
-    shape = sizes.result(o, oh, ow)
-    result = Result(shape, source.dtype, source.dtype)
-    target = None if out is None else running.target_of("out", out, result, {"x": source, "w": weights})
-    y = running.written_to(target, result)
-    offset = None if bias is None else _bias(bias, o, source.dtype)
-    axes = (2, 3) if layout == "NCHW" else (1, 2)
-    whole = y if sizes.batched else y[None]
-    images = source if sizes.batched else source[None]
+    if bias is not None and (bias[0] != (o,) or bias[1].name != dtype.name):
+        raise ValueError(f"bias must be {dtype.name} of shape ({o},), got {bias[1].name} of shape {bias[0]}")
     words = {
-        "groups": g,
-        "layout": layout,
-        "activation": activation,
-        "accuracy": accuracy,
-        "threads": threads,
+        "bias": bias is not None,
+        "activation": "none" if activation is None else one_of("activation", activation, ACTIVATIONS),
+        "accuracy": one_of("accuracy", accuracy, ACCURACIES),
     }
-    for rows in _phases(sizes.h, oh, kh, strides[0], top, steps[0]):
-        for columns in _phases(sizes.w, ow, kw, strides[1], left, steps[1]):
-            part = _phase(images, kernel, offset, rows, columns, g, axes, (sizes.h, sizes.w), words)
-            place: list[slice] = [slice(None)] * 4
-            place[axes[0]], place[axes[1]] = (
-                slice(rows.first, None, strides[0]),
-                slice(columns.first, None, strides[1]),
-            )
-            whole[tuple(place)] = part
-    return running.delivered(y, target, result, x, out)
-
-
-def _phase(
-    images: Array,
-    kernel: Array,
-    bias: Array | None,
-    rows: _Phase,
-    columns: _Phase,
-    groups: int,
-    axes: tuple[int, int],
-    sizes: Pair,
-    words: dict[str, Any],
-) -> Array:
-    """Return the outputs of one phase, as images of their own."""
-    c, per_group = kernel.shape[:2]
-    taps = kernel[:, :, rows.taps][:, :, :, columns.taps]
-    (row_slice, row_pads), (column_slice, column_pads) = _crop(rows, sizes[0]), _crop(columns, sizes[1])
-    place: list[slice] = [slice(None)] * 4
-    place[axes[0]], place[axes[1]] = row_slice, column_slice
-    inputs = images[tuple(place)]
-    if 0 in taps.shape or 0 in (inputs.shape[axes[0]], inputs.shape[axes[1]]):
-        # No tap falls on any pixel: a kernel of zeros says so, and bias and activation are as everywhere.
-        inputs = images.take([0] * rows.outputs, axes[0]).take([0] * columns.outputs, axes[1])
-        inputs, taps = np.zeros_like(inputs), np.zeros((c, per_group, 1, 1), kernel.dtype)
-        row_pads = column_pads = (0, 0)
-    weights = taps.reshape(groups, c // groups, per_group, *taps.shape[2:]).swapaxes(1, 2)
-    weights = weights.reshape(groups * per_group, c // groups, *taps.shape[2:])
-    dilation = (rows.step, columns.step)
-    part: Array = api.conv2d(inputs, weights, bias, 1, (row_pads, column_pads), dilation, **words)
-    return part
+    rows = phases.axes(sizes.h, oh, kh, strides[0], top, steps[0])
+    columns = phases.axes(sizes.w, ow, kw, strides[1], left, steps[1])
+    native = dtype.newbyteorder("=")
+    transposed = Transposed(
+        sizes.n, c, sizes.h, sizes.w, o, oh, ow, strides, g, sizes.layout, native.name, tuple(words.items()),
+        tuple(product(rows, columns)),
+    )  # fmt: skip
+    return _Call(transposed, Result(sizes.result(o, oh, ow), native, native))
 
 
 def floats(name: str, value: Any) -> Array:
@@ -211,24 +188,14 @@ def check_same_dtype(name: str, array: Array, other: Array) -> None:
         )
 
 
-def _weights(w: Array, layout: object) -> Array:
+def _weight_sizes(shape: tuple[int, ...], layout: object) -> tuple[int, ...]:
     axes = WEIGHT_LAYOUTS.get(layout) if isinstance(layout, str) else None
     if axes is None:
         raise ValueError(f"weight_layout must be one of {', '.join(WEIGHT_LAYOUTS)}, got {layout!r}")
-    arguments.shape("w.shape", w.shape, (4,))
-    kernel = w.transpose(axes)
-    if 0 in kernel.shape:
-        raise ValueError(f"w must have no empty axis, got shape {w.shape}")
-    return kernel
-
-
-def _bias(bias: Any, o: int, dtype: np.dtype[Any]) -> Array:
-    array = floats("bias", bias)
-    if array.shape != (o,) or array.dtype.name != dtype.name:
-        raise ValueError(
-            f"bias must be {dtype.name} of shape ({o},), got {array.dtype.name} of shape {array.shape}"
-        )
-    return array
+    sizes = arguments.shape("w.shape", shape, (4,))
+    if 0 in sizes:
+        raise ValueError(f"w must have no empty axis, got shape {sizes}")
+    return tuple(sizes[axis] for axis in axes)
 
 
 def _pads(padding: object) -> tuple[int, int, int, int]:

@@ -1,0 +1,266 @@
+"""A transposed convolution as convolutions of stride 1 that the planner knows, one or several.
+
+Every output row of a transposed convolution of stride s meets only the kernel rows of its own phase, row modulo s. So
+the outputs of one phase of rows and columns are an ordinary convolution by a part of the kernel, turned round: nothing
+is filled up with zeros. Where all phases have as many taps, they are output channels of a single convolution.
+Source: V. Dumoulin & F. Visin, arXiv:1603.07285, section 4.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fastconv import arrays, runtime
+from fastconv.kernels.jit import Kernel
+from fastconv.operators import phase_kernels, running, strips
+from fastconv.operators.phase_kernels import GATHERED
+from fastconv.problem import Pair, Problem
+from fastconv.runtime import Work, workspace
+
+Array = npt.NDArray[Any]
+Sides = tuple[Pair, Pair]
+#: Cycles to copy a vector of a pixel, one element of a plane, one weight.
+VECTOR_CYCLES, ELEMENT_CYCLES, WEIGHT_CYCLES = 3.0, 1.5, 1.5
+
+
+class Phase(NamedTuple):
+    """One axis of one phase: outputs `first`, `first` + stride, ...; its kernel taps, in the order of their inputs.
+
+    Its first output is number `skipped` of the convolution that computes it.
+    """
+
+    first: int
+    outputs: int
+    taps: tuple[int, ...]
+    skipped: int = 0
+
+
+class Axis(NamedTuple):
+    """Along one axis: phases that one convolution computes, its dilation, its outputs and the padding before and after.
+
+    Negative padding is what of the input is not read.
+    """
+
+    phases: tuple[Phase, ...]
+    dilation: int
+    outputs: int
+    pads: Pair
+
+
+@dataclass(frozen=True, slots=True)
+class Transposed:
+    """A transposed convolution, every argument resolved: the axes of each of the convolutions that it is made of.
+
+    `whole` has the sizes of input and result and all words; its kernel and padding are those of the result's own
+    convolution and mean nothing here.
+    """
+
+    n: int
+    c: int
+    h: int
+    w: int
+    o: int
+    oh: int
+    ow: int
+    stride: Pair
+    groups: int
+    layout: str
+    dtype: str
+    words: tuple[tuple[str, Any], ...]
+    parts: tuple[tuple[Axis, Axis], ...]
+
+    @property
+    def direct(self) -> bool:
+        """Whether its only convolution writes the result as it is."""
+        return self.stride == (1, 1)
+
+
+def axes(size: int, out: int, k: int, stride: int, pad: int, dilation: int) -> list[Axis]:
+    """Return what is computed along one axis: a single convolution if every phase has as many taps.
+
+    Output ``i = stride*q + first`` meets tap r at input ``q + (first + pad - r*dilation) / stride`` where it is whole.
+    """
+    common = math.gcd(stride, dilation)
+    if 1 < stride and dilation == 1 and k % stride == 0 and out >= stride:
+        return [_joined(size, out, k, stride, pad)]
+    found = []
+    for first in range(min(stride, out)):
+        count = -(-(out - first) // stride)
+        taps = [r for r in range(k) if (first + pad - r * dilation) % stride == 0]
+        places = [(first + pad - r * dilation) // stride for r in taps]
+        # Turned round, so that the first tap meets the first of the inputs.
+        pads = (-places[-1], count - 1 + places[0] - (size - 1)) if taps else (0, 0)
+        phase = Phase(first, count, tuple(reversed(taps)))
+        found.append(Axis((phase,), dilation // common, count, pads))
+    return found
+
+
+def _joined(size: int, out: int, k: int, stride: int, pad: int) -> Axis:
+    """Return the one convolution whose output q has all phases of row ``stride*q`` of the result with its padding."""
+    taps = k // stride
+    first, last = pad // stride, (out - 1 + pad) // stride
+    phases = []
+    for shift in range(stride):
+        skipped = -(-(pad - shift) // stride)
+        start = stride * skipped + shift - pad
+        tapped = tuple(shift + stride * (taps - 1 - u) for u in range(taps))
+        phases.append(Phase(start, -(-(out - start) // stride), tapped, skipped - first))
+    return Axis(tuple(phases), 1, last - first + 1, (taps - 1 - first, last - (size - 1)))
+
+
+class Part(NamedTuple):
+    """One convolution of a transposed one: what it reads and computes, and where its outputs go."""
+
+    problem: Problem
+    source: tuple[slice, slice]
+    #: (phases, taps, 2): row and column of the kernel.
+    taps: npt.NDArray[np.int64]
+    place: Work | None
+
+
+@lru_cache(maxsize=256)
+def parts(t: Transposed, threads: int) -> tuple[Part | None, ...]:
+    """Return the convolutions; None where no tap meets any pixel."""
+    return tuple(_part(t, rows, columns, threads) for rows, columns in t.parts)
+
+
+def _part(t: Transposed, rows: Axis, columns: Axis, threads: int) -> Part | None:
+    sides = (_crop(t.h, rows.pads), _crop(t.w, columns.pads))
+    taps = [
+        [tap for tap in product(row.taps, column.taps)] for row in rows.phases for column in columns.phases
+    ]
+    h, w = (side[0].stop - side[0].start for side in sides)
+    if not taps[0] or h < 1 or w < 1:
+        return None
+    problem = Problem(
+        t.n, t.c, h, w, t.o * len(taps), len(rows.phases[0].taps), len(columns.phases[0].taps),
+        padding=(*sides[0][1], *sides[1][1]), dilation=_steps(rows, columns), groups=t.groups, layout=t.layout,
+        dtype=t.dtype, threads=threads, **dict(t.words),
+    )  # fmt: skip
+    place = None if t.direct else _placing(t, rows, columns, problem)
+    return Part(problem, (sides[0][0], sides[1][0]), np.array(taps, np.int64), place)
+
+
+def _steps(rows: Axis, columns: Axis) -> Pair:
+    """Return the dilation, which an axis with a single tap has not."""
+    down, across = (axis.dilation if len(axis.phases[0].taps) > 1 else 1 for axis in (rows, columns))
+    return (down, across)
+
+
+def _crop(size: int, pads: Pair) -> tuple[slice, Pair]:
+    """Return which inputs are read, and what zeros stand around them."""
+    before, after = pads
+    start, stop = max(0, -before), size - max(0, -after)
+    return slice(start, max(stop, start)), (max(0, before), max(0, after))
+
+
+def _placing(t: Transposed, rows: Axis, columns: Axis, p: Problem) -> Work:
+    """Return the work that puts the outputs of one convolution in their places of the result."""
+    size = np.dtype(t.dtype).itemsize
+    per_group, phases = t.o // t.groups, len(rows.phases) * len(columns.phases)
+    (sh, sw), nhwc = t.stride, t.layout == "NHWC"
+    # Bytes of a pixel and of the channels of one phase before the next, in x; of a pixel in y.
+    pixel, channels, spot = (
+        (p.o * size, per_group * size, t.o * size) if nhwc else (size, per_group * p.oh * p.ow * size, size)
+    )
+    table = [
+        [
+            row.outputs, column.outputs, (row.skipped * p.ow + column.skipped) * pixel + number * channels,
+            (row.first * t.ow + column.first) * spot,
+        ]
+        for number, (row, column) in enumerate(product(rows.phases, columns.phases))
+    ]  # fmt: skip
+    most = max(row.outputs for row in rows.phases)
+    x_image, y_image = p.oh * p.ow * p.o * size, t.oh * t.ow * t.o * size
+    kernel: Kernel
+    if nhwc:
+        kernel, tasks = phase_kernels.place_pixels(), t.n * most * phases
+        numbers = [phases, most, t.groups, channels, x_image, p.ow * pixel, pixel, phases * channels]
+        numbers += [y_image, sh * t.ow * spot, sw * spot]
+        cycles = t.n * t.oh * t.ow * (10.0 + VECTOR_CYCLES * t.o * size / 64)
+    else:
+        kernel, tasks = phase_kernels.place_planes(t.dtype), t.n * t.o
+        numbers = [
+            phases,
+            per_group,
+            t.groups,
+            sw * size,
+            x_image,
+            phases * channels,
+            p.oh * p.ow * size,
+            p.ow * size,
+        ]
+        numbers += [y_image, t.oh * t.ow * size, sh * t.ow * size]
+        cycles = ELEMENT_CYCLES * t.n * t.o * t.oh * t.ow
+    return running.work(
+        kernel, [np.array(table, np.int64), *numbers], tasks=tasks, scratch=0, cycles=cycles, moved=2 * y_image * t.n
+    )  # fmt: skip
+
+
+def run(t: Transposed, x: Array, w: Array, bias: Array | None, y: Array, threads: int) -> None:
+    """Compute into y, contiguous; x has an axis of images, w is (C, O / groups, kh, kw) with any strides."""
+    first = 2 if t.layout == "NCHW" else 1
+    for (rows, columns), part in zip(t.parts, parts(t, threads), strict=True):
+        if part is None:
+            _untouched(t, bias, y, rows, columns)
+            continue
+        source = x[(slice(None),) * first + part.source]
+        ready = arrays.ready(source, t.dtype)
+        phases = len(part.taps)
+        room = -(-part.problem.w_bytes // 8) * 8
+        weights = workspace.take(room)
+        kernels = weights.words(0, room).view(t.dtype)[: math.prod(part.problem.w_shape)]
+        _gather(t, part, w, kernels, threads)
+        biases = bias
+        if bias is not None and phases > 1:
+            biases = np.repeat(bias.reshape(t.groups, 1, -1), phases, 1).ravel()
+        work = strips.prepared((part.problem,), kernels.reshape(part.problem.w_shape), biases)[0]
+        if part.place is None:
+            runtime.run(work, arrays.address(ready), arrays.address(y), 0, threads)
+        else:
+            between = workspace.take(part.problem.y_bytes)
+            runtime.run(work, arrays.address(ready), between.address, 0, threads)
+            runtime.run(part.place, between.address, arrays.address(y), 0, threads)
+            workspace.give(between)
+        workspace.give(weights)
+
+
+def _gather(t: Transposed, part: Part, w: Array, kernels: Array, threads: int) -> None:
+    """Write the weights of one convolution, OIHW, from those of the transposed one, which may lie anyhow."""
+    w_c, w_o, w_row, w_column = w.strides
+    p, phases = part.problem, len(part.taps)
+    channels, per_group = t.c // t.groups, t.o // t.groups
+    size = kernels.itemsize
+    phase, tap = np.ogrid[:phases, : p.taps]
+    pairs = np.stack(
+        [part.taps @ np.array([w_row, w_column]), (phase * per_group * channels * p.taps + tap) * size],
+        axis=-1,
+    )
+    work = running.work(
+        phase_kernels.gather_weights(t.dtype),
+        [pairs, phases * p.taps, per_group, channels, p.taps, channels * w_c, w_c, w_o],
+        [phases * per_group * channels * p.taps * size],
+        tasks=-(-per_group // GATHERED) * t.groups, scratch=0, cycles=WEIGHT_CYCLES * kernels.size,
+    )  # fmt: skip
+    runtime.run(work, w.ctypes.data, arrays.address(kernels), 0, threads)
+
+
+def _untouched(t: Transposed, bias: Array | None, y: Array, rows: Axis, columns: Axis) -> None:
+    """Fill the outputs of phases that meet no pixel: bias and activation are as everywhere."""
+    problem = Problem(
+        1, t.groups, 1, 1, t.o, 1, 1, groups=t.groups, layout=t.layout, dtype=t.dtype, **dict(t.words)
+    )
+    x, kernels = np.zeros(problem.x_shape, t.dtype), np.zeros(problem.w_shape, t.dtype)
+    value = np.empty(problem.y_shape, t.dtype)
+    work = strips.prepared((problem,), kernels, bias)[0]
+    runtime.run(work, arrays.address(x), arrays.address(value), 0, 1)
+    images = y if t.layout == "NHWC" else y.transpose(0, 2, 3, 1)
+    for row, column in product(rows.phases, columns.phases):
+        images[:, row.first :: t.stride[0], column.first :: t.stride[1]] = value.reshape(-1)
