@@ -142,14 +142,19 @@ def separable() -> Iterator[Case]:
 
 
 def sweeps() -> Iterator[Case]:
-    """Separable filters of images of few channels, whose rows end at any place of a vector."""
+    """Filters of images of few channels, whose rows end at any place of a vector; separable ones, and others."""
+    kernels = [np.ones(taps) for taps in ((3, 3), (1, 5), (7, 1), (15, 15))] + [
+        np.eye(3),
+        np.eye(2, 9),
+        np.eye(11),
+    ]
     for size in ((1, 1, 1), (2, 5, 3), (9, 4 * LANES + 1, 1), (21, 3 * LANES - 1, 3), (5, 700, 3)):
         for dtype in ("float32", "float64", "uint8", "int16"):
-            for taps in ((3, 3), (1, 5), (7, 1), (15, 15)):
+            for kernel in kernels:
                 for mode in ("reflect", "constant", "wrap"):
                     x = images((1, *size), dtype, "NCHW")[0]
-                    call = partial(image.filter2d, kernel=np.ones(taps), mode=mode, threads=1)
-                    yield f"{size} {dtype} {taps} {mode}", x, call
+                    call = partial(image.filter2d, kernel=kernel, mode=mode, threads=1)
+                    yield f"{size} {dtype} {kernel.shape} {mode}", x, call
 
 
 def transposed() -> Iterator[Case]:

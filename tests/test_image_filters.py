@@ -33,7 +33,7 @@ def strip(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
         for name in ("STRIP_BYTES", "STRIP_BYTES_OF_SEVERAL", "TALL_BYTES"):
             monkeypatch.setattr(strips, name, 300)
         monkeypatch.setattr(strips, "LEAST_HALOS", 0.0)
-        for name, value in (("BLOCK", 100), ("BAND", 8), ("ROWS_BYTES", 3000)):
+        for name, value in (("KEPT_BYTES", 1), ("BAND", 8), ("ROWS_BYTES", 3000)):
             monkeypatch.setattr(sweep, name, value)
     sweep._work.cache_clear()
 

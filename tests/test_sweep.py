@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     """Do everything in one task, or in many of a few columns and rows."""
     sweep._work.cache_clear()
     if request.param:
-        for name, value in (("BLOCK", 100), ("BAND", 8), ("ROWS_BYTES", 3000)):
+        for name, value in (("KEPT_BYTES", 1), ("BAND", 8), ("ROWS_BYTES", 3000)):
             monkeypatch.setattr(sweep, name, value)
 
 
@@ -61,6 +62,13 @@ def kernel_of(taps: tuple[int, int], seed: int = 0) -> Array:
     return np.outer(column, row).astype(np.float64)
 
 
+def any_kernel(taps: tuple[int, int]) -> Array:
+    """Return whole numbers, which from 2x2 on are no column times a row."""
+    kernel = np.random.default_rng([*taps, 7]).integers(-4, 5, taps).astype(np.float64)
+    kernel[0, 0], kernel[-1, -1] = 5, 7
+    return kernel
+
+
 def run(x: Array, kernels: Array, around: Border, dtype: Any, threads: int = 1) -> Array:
     y = sweep.swept(x, kernels, around, np.dtype(dtype), None, threads)
     assert y is not None
@@ -69,9 +77,10 @@ def run(x: Array, kernels: Array, around: Border, dtype: Any, threads: int = 1) 
 
 @pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("taps", TAPS, ids=lambda taps: f"{taps[0]}x{taps[1]}")
+@pytest.mark.parametrize("make", [kernel_of, any_kernel], ids=["separable", "window"])
 @pytest.mark.parametrize("word", WORDS)
-def test_whole_numbers_are_exact(word: str, taps: tuple[int, int]) -> None:
-    kernel, around = kernel_of(taps), border(word, taps, 5.0)
+def test_whole_numbers_are_exact(word: str, make: Any, taps: tuple[int, int]) -> None:
+    kernel, around = make(taps), border(word, taps, 5.0)
     for size in SIZES:
         x = np.random.default_rng(list(size)).integers(-9, 10, (2, *size)).astype(np.float32)
         found = run(x, kernel[None].astype(np.float32), around, np.float32)
@@ -80,14 +89,15 @@ def test_whole_numbers_are_exact(word: str, taps: tuple[int, int]) -> None:
 
 
 @pytest.mark.usefixtures("blocks")
+@pytest.mark.parametrize("make", [kernel_of, any_kernel], ids=["separable", "window"])
 @pytest.mark.parametrize("result", PIXELS)
 @pytest.mark.parametrize("pixel", PIXELS)
-def test_every_kind_of_pixel_becomes_every_other(pixel: str, result: str) -> None:
+def test_every_kind_of_pixel_becomes_every_other(pixel: str, result: str, make: Any) -> None:
     taps = (3, 5)
     compute = np.dtype(np.float64 if pixel in ("float64", "int32") or result == "float64" else np.float32)
     # Large enough to go beyond what 16 bits hold, small enough to be exact in float32.
     scale = 300.0 if pixel.endswith("int8") and result.endswith("int16") else 0.5
-    kernel, around = kernel_of(taps) * scale, border("zeros", taps, 7.0)
+    kernel, around = make(taps) * scale, border("zeros", taps, 7.0)
     least, most = (-30000, 30000) if pixel.startswith("float") else (np.iinfo(pixel).min, np.iinfo(pixel).max)
     x = np.random.default_rng(3).integers(max(least, -30000), min(most, 30000), (1, 9, TILE + 3, 3))
     found = run(x.astype(pixel), kernel[None].astype(compute), around, result)
@@ -142,8 +152,7 @@ def test_two_kernels_give_the_root_of_the_sum_of_squares(pixel: str, result: str
 
 
 def test_borders_on_one_side_and_wider_than_the_image() -> None:
-    kernel = kernel_of((6, 7))
-    for word in WORDS:
+    for kernel, word in product((kernel_of((6, 7)), any_kernel((4, 5))), WORDS):
         for ends in ((0, 0, 0, 0), (5, 5, 6, 6), (20, 0, 0, 31), (0, 9, 40, 2)):
             around = Border(word, -4.0, *ends)
             x = np.random.default_rng(0).integers(-9, 10, (1, 7, 11, 3)).astype(np.float32)
@@ -154,10 +163,19 @@ def test_borders_on_one_side_and_wider_than_the_image() -> None:
 def test_nan_and_infinity_reach_as_far_as_the_kernel() -> None:
     x = np.ones((1, 21, 200, 3), np.float32)
     x[0, 10, 100, 1], x[0, 3, 3, 2] = np.nan, np.inf
-    found = run(x, np.ones((1, 5, 5), np.float32), border("symmetric", (5, 5)), np.float32)[0]
-    expected = np.full((21, 200, 3), 25.0)
-    expected[8:13, 98:103, 1], expected[1:6, 1:6, 2] = np.nan, np.inf
-    np.testing.assert_array_equal(found, expected)
+    x[0, 15, 150, 0] = -np.inf
+    ones, other = np.ones((5, 5), np.float32), np.ones((5, 5), np.float32)
+    other[2, 2] = -1
+    for kernel in (ones, other):
+        found = run(x, kernel[None], border("symmetric", (5, 5)), np.float32)[0]
+        expected = np.full((21, 200, 3), kernel.sum())
+        expected[8:13, 98:103, 1], expected[1:6, 1:6, 2], expected[13:18, 148:153, 0] = (
+            np.nan,
+            np.inf,
+            -np.inf,
+        )
+        expected[3, 3, 2], expected[15, 150, 0] = kernel[2, 2] * np.inf, -kernel[2, 2] * np.inf
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_views_are_read_where_rows_lie_side_by_side() -> None:
@@ -183,26 +201,43 @@ def test_border_values_that_no_pixel_can_have(value: float) -> None:
 @pytest.mark.usefixtures("blocks")
 def test_threads_change_no_bit() -> None:
     x = np.random.default_rng(0).standard_normal((2, 150, 260, 3)).astype(np.float32)
-    kernel = np.outer(np.hanning(9)[1:-1], np.hanning(13)[1:-1])[None].astype(np.float32)
-    one, two = (run(x, kernel, border("symmetric", (7, 11)), np.float32, threads) for threads in (1, 2))
-    np.testing.assert_array_equal(one, two)
+    round_ = np.outer(np.hanning(9)[1:-1], np.hanning(13)[1:-1])
+    for kernel in (round_, round_ - 0.01):
+        weights, around = kernel[None].astype(np.float32), border("symmetric", (7, 11))
+        one, two = (run(x, weights, around, np.float32, threads) for threads in (1, 2))
+        np.testing.assert_array_equal(one, two)
 
 
-def test_kernels_that_are_no_column_times_a_row_are_left_to_others() -> None:
-    x, around = np.ones((1, 5, 5, 1), np.float32), border("zeros", (3, 3))
-    for kernel in (np.eye(3), [[0, 1, 0], [1, -4, 1], [0, 1, 0]], np.full((3, 3), np.nan)):
-        assert sweep.swept(x, np.array([kernel], np.float32), around, np.dtype(np.float32), None, 1) is None
+def test_large_kernels_that_are_no_column_times_a_row_are_left_to_others() -> None:
+    x, size = np.ones((1, 5, 5, 1), np.float32), int(sweep.WINDOW_TAPS**0.5) + 1
+    for kernel in (np.eye(size), np.full((size, size), np.nan)):
+        around = border("zeros", (size, size))
+        assert sweep.swept(x, kernel[None].astype(np.float32), around, np.dtype(np.float32), None, 1) is None
+
+
+def test_strict_sums_are_sums_of_products() -> None:
+    """Taken apart, a pixel that is not finite meets the weights of its column or its row that are 0 alone too."""
+    x = np.zeros((1, 9, 9, 1), np.float32)
+    x[0, 4, 4], kernel = np.inf, np.array([[1.0, 2], [2, 4]])
+    around = border("symmetric", (2, 2))
+    plain = sweep.swept(
+        x, kernel[None].astype(np.float32), around, np.dtype(np.float32), None, 1, strict=True
+    )
+    np.testing.assert_array_equal(plain, by_definition(x, kernel, around))
 
 
 @pytest.mark.skipif(platform.machine().lower() not in {"x86_64", "amd64"}, reason="reads x86 assembly")
 @pytest.mark.parametrize("pixel", ["float32", "uint8"])
-@pytest.mark.parametrize("kernels", [1, 2])
-def test_sums_stay_in_full_registers(kernels: int, pixel: str) -> None:
+@pytest.mark.parametrize("way", ["separable", "magnitude", "window"])
+def test_sums_stay_in_full_registers(way: str, pixel: str) -> None:
     machine = Machine.host()
     rows, lanes = sweep.MOST_ROWS[machine.vector_registers], machine.lanes("float32")
-    assembly = sweep.sweep(kernels, rows, lanes, pixel, "float32", pixel).asm()
-    for name, products in (("column_sums", rows * VECTORS), ("row_sums", kernels * VECTORS)):
+    assembly = sweep.sweep(way, rows, lanes, pixel, "float32", pixel).asm()
+    products = {"column_sums": rows * VECTORS, "row_sums": VECTORS * (2 if way == "magnitude" else 1)}
+    if way == "window":
+        products = {"window_sums": VECTORS}  # the first of its loops: rows under one output row only
+    for name, count in products.items():
         loop = innermost_loop(assembly, name)
         text = "\n".join(loop.lines)
         assert not loop.spills and loop.widths == {f"{'xyz'[lanes // 8]}mm"}, text
-        assert loop.count(r"vfmadd[0-9]+ps\b" if machine.fma else r"v?mulps\b") == products, text
+        assert loop.count(r"vfmadd[0-9]+ps\b" if machine.fma else r"v?mulps\b") == count, text

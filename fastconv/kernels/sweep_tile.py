@@ -8,6 +8,7 @@ moved back until they end with it: nothing is masked and nothing outside is touc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -37,6 +38,8 @@ from fastconv.kernels.simd import (
 VECTORS = 4
 #: Bytes of a line of memory.
 LINE = 64
+#: Adds a row, given where its address and its weights are, to sums; of those output rows only.
+AddRow = Callable[[Any, Any, list[Any], range], list[Any]]
 _I16 = ir.IntType(16)
 #: Kinds of pixels: LLVM's type of one, its bytes, and for integers whether they have a sign.
 PIXELS: dict[str, tuple[Any, int, bool | None]] = {
@@ -59,6 +62,15 @@ class _Column(NamedTuple):
     lanes: int
     pixel: str
     dtype: str
+
+
+class _Window(NamedTuple):
+    """Constants of the sums over whole windows: as of those down columns, with the pixels that are stored."""
+
+    rows: int
+    lanes: int
+    dtype: str
+    pixel: str
 
 
 class _Row(NamedTuple):
@@ -94,11 +106,42 @@ def _emit_pixels(b: Any, tile: _Column, place: Any) -> Any:
     return b.fpext(loaded, vector_type(tile.dtype, tile.lanes)) if tile.pixel != tile.dtype else loaded
 
 
+def _emit_fetch(b: Any, table: Any, rows: int, shift: Any, count: int) -> None:
+    """Ask for `count` bytes of each of some rows into L2: too short a piece for the hardware to see it coming."""
+    for i in range(rows):
+        place = b.add(emit_load(b, b.add(table, i64(8 * i)), I64, 8), shift)
+        for line in range(0, count, LINE):
+            emit_prefetch(b, b.add(place, i64(line)), write=False, locality=2)
+
+
+def _emit_sliding(
+    b: Any, rows: int, kh: Any, table: Any, weights: Any, w_row: Any, sums: list[Any], row: AddRow
+) -> list[Any]:
+    """Emit the sums over the rows of the table: each serves all output rows that have a tap row on it.
+
+    The first and the last rows serve fewer output rows than those between, as in `rows_tile`.
+    """
+    last = rows - 1
+    for p in range(last):
+        sums = row(b.add(table, i64(8 * p)), weights, sums, range(p + 1))
+    block, end = b.function.append_basic_block("rows"), b.function.append_basic_block("rows_done")
+    phis = enter_loop(b, block, [b.sub(kh, i64(last)), b.add(table, i64(8 * last)), weights, *sums])
+    left, entry, weight, now = phis[0], phis[1], phis[2], phis[3:]
+    sums = row(entry, weight, now, range(rows))
+    rest = b.sub(left, i64(1))
+    entry, weight = b.add(entry, i64(8)), b.add(weight, w_row)
+    close_loop(b, block, phis, [rest, entry, weight, *sums], b.icmp_signed(">", rest, i64(0)), end)
+    for p in range(1, rows):
+        sums = row(entry, weight, sums, range(p, rows))
+        entry, weight = b.add(entry, i64(8)), b.add(weight, w_row)
+    return sums
+
+
 def _emit_column_sums(builder: Any, tile: _Column) -> Any:
-    function, done = internal_function(builder, "column_sums_" + "_".join(map(str, tile)), 7)
+    function, done = internal_function(builder, "column_sums_" + "_".join(map(str, tile)), 8)
     if done:
         return function
-    table, shift, width, kh, weights, target, target_row = function.args
+    table, shift, width, kh, weights, target, target_row, ahead = function.args
     b = ir.IRBuilder(function.append_basic_block("entry"))
     size, pixel_size = item_bytes(tile.dtype), PIXELS[tile.pixel][1]
     scalar = SCALARS[tile.dtype][0]
@@ -120,26 +163,8 @@ def _emit_column_sums(builder: Any, tile: _Column) -> Any:
                 sums[i * VECTORS + j] = emit_fma(b, tile.dtype, factor, pixels[j], sums[i * VECTORS + j])
         return sums
 
-    # The first and the last rows serve fewer output rows than those between, as in `rows_tile`.
-    sums, last = [zero] * (tile.rows * VECTORS), tile.rows - 1
-    # The rows that the next call begins with: too short a piece of each for the hardware to see it coming.
-    ahead = b.add(table, b.mul(b.add(kh, i64(last)), i64(8)))
-    for i in range(tile.rows):
-        place = b.add(emit_load(b, b.add(ahead, i64(8 * i)), I64, 8), column)
-        for line in range(0, VECTORS * tile.lanes * pixel_size, LINE):
-            emit_prefetch(b, b.add(place, i64(line)), write=False, locality=2)
-    for p in range(last):
-        sums = row(b.add(table, i64(8 * p)), weights, sums, range(p + 1))
-    block, end = b.function.append_basic_block("rows"), b.function.append_basic_block("rows_done")
-    phis = enter_loop(b, block, [b.sub(kh, i64(last)), b.add(table, i64(8 * last)), weights, *sums])
-    left, entry, weight, now = phis[0], phis[1], phis[2], phis[3:]
-    sums = row(entry, weight, now, range(tile.rows))
-    rest = b.sub(left, i64(1))
-    entry, weight = b.add(entry, i64(8)), b.add(weight, i64(size))
-    close_loop(b, block, phis, [rest, entry, weight, *sums], b.icmp_signed(">", rest, i64(0)), end)
-    for p in range(1, tile.rows):
-        sums = row(entry, weight, sums, range(p, tile.rows))
-        entry, weight = b.add(entry, i64(8)), b.add(weight, i64(size))
+    _emit_fetch(b, b.add(table, ahead), tile.rows, column, VECTORS * tile.lanes * pixel_size)
+    sums = _emit_sliding(b, tile.rows, kh, table, weights, i64(size), [zero] * (tile.rows * VECTORS), row)
     to = b.add(target, b.mul(at, i64(size)))
     for i in range(tile.rows):
         line = b.add(to, b.mul(target_row, i64(i)))
@@ -152,13 +177,13 @@ def _emit_column_sums(builder: Any, tile: _Column) -> Any:
 @intrinsic(prefer_literal=True)
 def column_sums(
     context: Any, rows: Any, lanes: Any, pixel: Any, dtype: Any,
-    table: Any, shift: Any, width: Any, kh: Any, weights: Any, target: Any, target_row: Any,
+    table: Any, shift: Any, width: Any, kh: Any, weights: Any, target: Any, target_row: Any, ahead: Any,
 ) -> Any:  # fmt: skip
     """Sum pixels down columns for `rows` output rows.
 
     Shapes   table: rows + kh - 1 addresses of rows of pixels, to each of which `shift` bytes are added; target row i at
              ``target + i*target_row``: element q is the sum over r < kh of ``weights[r] * row[i + r][q]``, q < width;
-             behind those of the table the addresses of `rows` more rows, which are fetched into L2
+             `ahead` bytes behind the table are the addresses of `rows` rows that are fetched into L2
     Assumes  kh >= rows; width >= VECTORS * lanes
     Touches  writes `width` elements of each row of target
     Source   none
@@ -170,10 +195,10 @@ def column_sums(
         builder.call(_emit_column_sums(builder, tile), args[4:])
         return ctx.get_dummy_value()
 
-    return types.void(*constants, *[types.intp] * 7), generate
+    return types.void(*constants, *[types.intp] * 8), generate
 
 
-def _emit_as_pixels(b: Any, tile: _Row, value: Any) -> Any:
+def _emit_as_pixels(b: Any, tile: _Row | _Window, value: Any) -> Any:
     """Return sums as pixels: integers rounded, halves to even, and limited to what there is."""
     kind, size, signed = PIXELS[tile.pixel]
     vector = ir.VectorType(kind, tile.lanes)
@@ -257,6 +282,85 @@ def row_sums(
         return ctx.get_dummy_value()
 
     return types.void(*constants, *[types.intp] * 9), generate
+
+
+def _emit_window_sums(builder: Any, tile: _Window) -> Any:
+    function, done = internal_function(builder, "window_sums_" + "_".join(map(str, tile)), 12)
+    if done:
+        return function
+    table, shift, width, kh, kw, step, weights, target, target_row, live, ahead, below = function.args
+    b = ir.IRBuilder(function.append_basic_block("entry"))
+    size, pixel_size = item_bytes(tile.dtype), PIXELS[tile.pixel][1]
+    vector, scalar = vector_type(tile.dtype, tile.lanes), SCALARS[tile.dtype][0]
+    at, close = _emit_tiles(b, width, VECTORS * tile.lanes)
+    column = b.add(shift, b.mul(at, i64(size)))
+    w_row = b.mul(kw, i64(size))
+    _emit_fetch(b, b.add(table, ahead), tile.rows, column, VECTORS * tile.lanes * size)
+
+    def row(entry: Any, weight: Any, sums: list[Any], active: range) -> list[Any]:
+        """Add one row; `weight` is the address of the weights of the last active output row."""
+        place = b.add(emit_load(b, entry, I64, 8), column)
+        taps, taps_done = b.function.append_basic_block("taps"), b.function.append_basic_block("taps_done")
+        phis = enter_loop(b, taps, [kw, place, weight, *sums])
+        left, here, tap, now = phis[0], phis[1], phis[2], phis[3:]
+        held = [emit_load(b, b.add(here, i64(j * tile.lanes * size)), vector, size) for j in range(VECTORS)]
+        following = list(now)
+        for i in active:
+            back = b.mul(w_row, i64(active[-1] - i))
+            factor = emit_splat(b, emit_load(b, b.add(tap, back), scalar, size), tile.lanes)
+            for j in range(VECTORS):
+                cell = i * VECTORS + j
+                following[cell] = emit_fma(b, tile.dtype, factor, held[j], now[cell])
+        rest = b.sub(left, i64(1))
+        moved = [rest, b.add(here, step), b.add(tap, i64(size)), *following]
+        close_loop(b, taps, phis, moved, b.icmp_signed(">", rest, i64(0)), taps_done)
+        return following
+
+    zeros = [ir.Constant(vector, None)] * (tile.rows * VECTORS)
+    sums = _emit_sliding(b, tile.rows, kh, table, weights, w_row, zeros, row)
+    to = b.add(target, b.mul(at, i64(pixel_size)))
+    stored = b.function.append_basic_block("stored")
+    for i in range(tile.rows):
+        line = b.add(to, b.mul(target_row, i64(i)))
+        for place in range(0, VECTORS * tile.lanes * pixel_size, LINE):
+            emit_prefetch(b, b.add(line, b.add(below, i64(place))), write=True, locality=2)
+        for j in range(VECTORS):
+            value = _emit_as_pixels(b, tile, sums[i * VECTORS + j])
+            emit_store(b, value, b.add(line, i64(j * tile.lanes * pixel_size)), pixel_size)
+        if i + 1 < tile.rows:
+            more = b.function.append_basic_block("row")
+            b.cbranch(b.icmp_signed("<", i64(i + 1), live), more, stored)
+            b.position_at_end(more)
+    b.branch(stored)
+    b.position_at_end(stored)
+    close()
+    return function
+
+
+@intrinsic(prefer_literal=True)
+def window_sums(
+    context: Any, rows: Any, lanes: Any, dtype: Any, pixel: Any,
+    table: Any, shift: Any, width: Any, kh: Any, kw: Any, step: Any, weights: Any,
+    target: Any, target_row: Any, live: Any, ahead: Any, below: Any,
+) -> Any:  # fmt: skip
+    """Sum over whole windows for up to `rows` output rows, and store pixels.
+
+    Shapes   table: rows + kh - 1 addresses of rows of `dtype`, to each of which `shift` bytes are added; weights
+             (kh, kw); target row i at ``target + i*target_row``: element q is the sum over r < kh, s < kw of
+             ``weights[r, s] * row[i + r][q + s*step]``, q < width, `step` in bytes; `ahead` as in `column_sums`;
+             `below` bytes behind the target is what will be written next
+    Assumes  kh >= rows; width >= VECTORS * lanes; 1 <= live <= rows; all rows may be read, whatever live says
+    Touches  writes `width` pixels of the first `live` rows of target
+    Source   none
+    """
+    constants = (rows, lanes, dtype, pixel)
+
+    def generate(ctx: Any, builder: Any, _s: Any, args: Any) -> Any:
+        tile = _Window(*(w.literal_value for w in constants))
+        builder.call(_emit_window_sums(builder, tile), args[4:])
+        return ctx.get_dummy_value()
+
+    return types.void(*constants, *[types.intp] * 12), generate
 
 
 def _emit_gather(builder: Any, pixel: str) -> Any:
