@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ def _parameters(words: tuple[str, ...]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for word in words:
         name, equals, text = word.partition("=")
-        if not equals:
+        if not (name and equals):
             raise ValueError(f"--set: must look like sigma=2.5, got {word!r}")
+        if name in found:
+            raise ValueError(f"--set: {name} is given twice")
         for kind in (int, float, str):
             try:
                 found[name] = kind(text)
@@ -55,6 +58,18 @@ def _targets(files: tuple[Path, ...], out: Path, *, force: bool) -> list[Path]:
     return targets
 
 
+def _weights(kernel: str, parameters: dict[str, Any], others: tuple[str, ...] = ()) -> Any:
+    """Return a kernel of the bank; `others` are names that are known too."""
+    from fastconv import image
+
+    if kernel not in image.KERNELS:
+        names = sorted({*others, *image.KERNELS})
+        near = get_close_matches(kernel, names, 1)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"--kernel: {kernel!r} is unknown{meant}; there are {', '.join(names)}")
+    return image.kernel(kernel, **parameters)
+
+
 def _filter_of(
     kernel: str, mode: str, parameters: dict[str, Any], threads: int | None
 ) -> Callable[[Any], Any]:
@@ -68,19 +83,19 @@ def _filter_of(
                 pixels, kernel, mode, dtype=pixels.dtype, direction=False, threads=threads
             ).magnitude
         )
-    if kernel not in image.KERNELS:
-        names = ", ".join(sorted({*_PAIRS, *image.KERNELS}))
-        raise ValueError(f"--kernel: {kernel!r} is unknown; there are {names}")
-    weights = image.kernel(kernel, **parameters)
+    weights = _weights(kernel, parameters, _PAIRS)
     return lambda pixels: image.filter2d(pixels, weights, mode, threads=threads)
 
 
 @click.command("filter")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--kernel", required=True, help="sobel, prewitt and scharr give edges; others: see below.")
+@click.option("--kernel", required=True, help="sobel, prewitt and scharr give edges; others: see above.")
 @click.option("--set", "words", multiple=True, metavar="NAME=VALUE", help="A parameter of the kernel.")
 @click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="File to write; for several, a directory."
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="File to write; for several, a directory that exists.",
 )
 @click.option("--mode", default="reflect", show_default=True, help="What stands around the photograph.")
 @click.option("--threads", type=click.IntRange(1), help="Most threads to use.")
@@ -96,7 +111,7 @@ def filter_command(
     force: bool,
     megapixels: float,
 ) -> int:
-    r"""Filter photographs.
+    """Filter photographs.
 
     \b
     fastconv filter photo.jpg --kernel sobel --out edges.png
@@ -110,8 +125,9 @@ def filter_command(
       gabor (size, sigma, theta, lambd, gamma, psi, normalise: none, l1, zero-mean)
     Modes: reflect, mirror, nearest, wrap, constant.
 
-    Results are rounded to the pixels of the photograph; negative ones become 0. Transparency is kept as it is.
-    """
+    Results are rounded to the pixels of the photograph; negative ones become 0. Transparency is kept as it is where
+    the format has it. Of an animation the first picture is read.
+    """  # noqa: D301  # click reads the character, not its name
     from fastconv.image import files as pictures
 
     out_console, err = consoles()
@@ -147,7 +163,7 @@ def filter_command(
 @click.argument("layers", nargs=-1, required=True)
 @click.option("--size", metavar="ROWSxCOLUMNS", help="Of the image: adds the shape after each layer.")
 def receptive_field_command(layers: tuple[str, ...], size: str | None) -> None:
-    r"""Say what outputs of a stack of LAYERS see of the image.
+    """Say what outputs of a stack of LAYERS see of the image.
 
     A layer is its kernel, then stride s, padding p and dilation d if they are not 1, 0 and 1; a pool without a stride
     has that of its window.
@@ -155,10 +171,10 @@ def receptive_field_command(layers: tuple[str, ...], size: str | None) -> None:
     \b
     fastconv receptive-field 3x3s1 3x3s1 pool2 3x3s1
     fastconv receptive-field 7x7s2p3 pool3s2p1 3x3p1 --size 224x224
-    """
+    """  # noqa: D301  # click reads the character, not its name
     from fastconv import nn
 
-    stack = [usage(nn.Layer.parse, word) for word in layers]
+    stack = [usage(_layer, word) for word in layers]
     shapes = None
     if size is not None:
         shapes = usage(nn.stack_shapes, usage(_size, "--size", size), stack)
@@ -176,12 +192,19 @@ def receptive_field_command(layers: tuple[str, ...], size: str | None) -> None:
 
 
 @click.command("step")
-@click.option("--input", "input_size", default="7x7", show_default=True, metavar="ROWSxCOLUMNS")
+@click.option(
+    "--input",
+    "input_size",
+    default="7x7",
+    show_default=True,
+    metavar="ROWSxCOLUMNS",
+    help="Size of the image.",
+)
 @click.option("--kernel", default="sobel_x", show_default=True, help="Of the kernel bank.")
 @click.option("--set", "words", multiple=True, metavar="NAME=VALUE", help="A parameter of the kernel.")
 @click.option("--at", default="0,0", show_default=True, metavar="ROW,COLUMN", help="The output to explain.")
-@click.option("--stride", default=1, show_default=True)
-@click.option("--padding", default=0, show_default=True)
+@click.option("--stride", default=1, show_default=True, help="Pixels from one window to the next.")
+@click.option("--padding", default=0, show_default=True, help="Pixels around the image, shown as dots.")
 @click.option("--seed", default=0, show_default=True, help="Of the pixels, whole numbers from 0 to 9.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Draw it into this file (needs matplotlib).")
 @click.option("--force", is_flag=True, help="Replace the picture if it exists.")
@@ -196,18 +219,19 @@ def step_command(
     picture: Path | None,
     force: bool,
 ) -> None:
-    r"""Show how one output comes about: the window, the products, their sum.
+    """Show how one output comes about: the window, the products, their sum.
 
     \b
     fastconv step --input 7x7 --kernel sobel_x --at 2,3
-    """
+    fastconv step --kernel box --set size=5 --padding 2 --at 0,6 --picture step.png
+    """  # noqa: D301  # click reads the character, not its name
     import numpy as np
 
-    from fastconv import image, viz
+    from fastconv import viz
 
     rows, columns = usage(_size, "--input", input_size)
     place = usage(_numbers, "--at", at, ",")
-    weights = usage(image.kernel, kernel, **usage(_parameters, words))
+    weights = usage(_weights, kernel, usage(_parameters, words))
     if seed < 0:
         raise click.UsageError(f"--seed: must be at least 0, got {seed}")
     x = np.random.default_rng(seed).integers(0, 10, (rows, columns)).astype(np.float64)
@@ -223,6 +247,15 @@ def step_command(
             viz.step_figure(one).savefig(picture)
         except (ImportError, OSError, ValueError) as error:
             raise click.ClickException(f"--picture: cannot write {picture}: {error}") from None
+
+
+def _layer(word: str) -> Any:
+    from fastconv import nn
+
+    try:
+        return nn.Layer.parse(word)
+    except ValueError as error:
+        raise ValueError(f"layer {word}: {error}") from None
 
 
 def _numbers(option: str, text: str, sign: str) -> tuple[int, int]:

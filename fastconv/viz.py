@@ -198,7 +198,7 @@ def step(
     columns = column + problem.dilation[1] * np.arange(problem.kw)
     seen = ((rows >= 0) & (rows < problem.h))[:, None] & ((columns >= 0) & (columns < problem.w))
     window = np.where(seen, plane[np.ix_(rows % problem.h, columns % problem.w)], np.nan)
-    products = np.where(seen, window * weights, 0.0)
+    products = np.where(seen, window * weights, 0.0) + 0.0  # which makes -0 a 0
     return OneStep(
         (place[0], place[1]), (row, column), window, weights, products, float(products.sum()), output
     )

@@ -102,12 +102,47 @@ def test_what_can_be_done_is_done(
 
 
 @pytest.mark.usefixtures("place")
+def test_pictures_of_other_kinds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Palettes and print colours become RGB, of animations the first picture is read, 32 bits are refused."""
+    rgb = PIL.open("rgb.png")
+    rgb.convert("P").save("palette.png")
+    rgb.convert("CMYK").save("cmyk.tif")
+    rgb.convert("1").save("bits.png")
+    frames = [PIL.fromarray(np.full((20, 30), grey, np.uint8)) for grey in (50, 100)]
+    frames[0].save("film.gif", save_all=True, append_images=frames[1:])
+    PIL.fromarray(np.zeros((20, 30), np.int32)).save("whole.tif")
+    PIL.fromarray(np.zeros((20, 30), np.float32)).save("floats.tif")
+    names = ("palette.png", "cmyk.tif", "bits.png", "film.gif", "whole.tif", "floats.tif")
+    code, out, err = run(monkeypatch, capsys, "filter", *names, "--kernel", "identity", "--out", "out")
+    assert code == 1 and out.count("20 x 30 pixels") == 4
+    assert "whole.tif has pixels of 32 bits (whole numbers)" in err and "floats.tif has pixels" in err
+    for name in ("palette.png", "cmyk.tif"):
+        np.testing.assert_array_equal(pixels(f"out/{name}"), np.asarray(PIL.open(name).convert("RGB")))
+    np.testing.assert_array_equal(pixels("out/bits.png"), np.asarray(PIL.open("bits.png").convert("L")))
+    with PIL.open("out/film.gif") as film:
+        assert (np.asarray(film.convert("L")) == 50).all()
+    code, _, err = run(monkeypatch, capsys, "filter", "deep.png", "--kernel", "box", "--out", "deep.jpg")
+    assert code == 1 and "JPEG cannot hold uint16" in err and not Path("deep.jpg").exists()
+
+
+@pytest.mark.parametrize("command", ["filter", "receptive-field", "step"])
+def test_help_keeps_its_examples_on_lines_of_their_own(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(monkeypatch, capsys, command, "--help")
+    assert code == 0 and "\\b" not in out and "\b" not in out
+    assert sum(line.startswith(f"  fastconv {command} ") for line in out.splitlines()) >= 2
+
+
+@pytest.mark.usefixtures("place")
 def test_huge_photographs_are_refused_unread(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("filter", "rgb.png", "--kernel", "box", "--out", "x.png", "--megapixels", "0.0005")
     code, _, err = run(monkeypatch, capsys, *words)
-    assert code == 1 and "30 x 20 pixels, more than 0.0005 megapixels" in err and not Path("x.png").exists()
+    assert (
+        code == 1 and "30 x 20 pixels, more than the 0.0005 megapixels" in err and not Path("x.png").exists()
+    )
 
 
 @pytest.mark.usefixtures("place")
@@ -115,6 +150,9 @@ def test_huge_photographs_are_refused_unread(
     ("words", "message"),
     [
         (["--kernel", "zebra", "--out", "x.png"], "'zebra' is unknown; there are box"),
+        (["--kernel", "soble", "--out", "x.png"], "'soble' is unknown (did you mean sobel?); there are box"),
+        (["--kernel", "box", "--set", "size=3", "--set", "size=5", "--out", "x.png"], "size is given twice"),
+        (["--kernel", "box", "--set", "=5", "--out", "x.png"], "must look like sigma=2.5"),
         (["--kernel", "box", "--set", "size=4", "--out", "x.png"], "odd"),
         (["--kernel", "box", "--set", "size", "--out", "x.png"], "must look like sigma=2.5"),
         (["--kernel", "sobel", "--set", "size=5", "--out", "x.png"], "sobel has no parameters"),
@@ -141,6 +179,7 @@ def test_receptive_field(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert code == 0 and "112 x 112" in out
     for words, message in (
         (["abc"], "must look like 3x3s1"),
+        (["3x3", "3x3s0"], "layer 3x3s0: stride must be at least 1"),
         (["9x9", "--size", "5x5"], "9 kernel rows on 5"),
         (["3x3", "--size", "5"], "two whole numbers"),
         ([], "Missing argument"),
@@ -153,13 +192,13 @@ def test_step(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     words = ("step", "--input", "7x7", "--kernel", "sobel_x", "--at", "2,3")
     code, out, _ = run(monkeypatch, capsys, *words)
     assert code == 0 and "output (2, 3) of 5 x 5:" in out and "products" in out
-    assert run(monkeypatch, capsys, *words)[1] == out
+    assert run(monkeypatch, capsys, *words)[1] == out and " -0" not in out
     for more, message in (
         (["--at", "9,9"], "5 rows and 5 columns, got (9, 9)"),
         (["--at", "1"], "two whole numbers like 2,3"),
         (["--input", "2x2"], "must not be larger"),
         (["--input", "0x7"], "--input: must be from 1x1"),
-        (["--kernel", "sobel"], "must be one of"),
+        (["--kernel", "sobel"], "'sobel' is unknown (did you mean sobel_"),
         (["--seed", "-1"], "--seed"),
     ):
         code, _, err = run(monkeypatch, capsys, *words, *more)

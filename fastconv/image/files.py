@@ -43,9 +43,10 @@ def read(path: str | Path, megapixels: float = MOST_MEGAPIXELS) -> Photo:
             picture = pil.Image.open(stream)
             if picture.width * picture.height > megapixels * 1e6:
                 raise ValueError(
-                    f"{file} has {picture.width} x {picture.height} pixels, more than {megapixels:g} megapixels"
+                    f"{file} has {picture.width} x {picture.height} pixels, more than the {megapixels:g} megapixels "
+                    "that are allowed"
                 )
-            return _pixels(pil, pil.ImageOps.exif_transpose(picture))
+            return _pixels(file, pil.ImageOps.exif_transpose(picture))
         except pil.UnidentifiedImageError:
             raise ValueError(f"{file} is not a picture that Pillow can read") from None
         except (OSError, SyntaxError, EOFError, MemoryError) as damage:
@@ -87,7 +88,7 @@ def write(path: str | Path, pixels: Array, alpha: Array | None = None, *, force:
         pil.Image.fromarray(np.ascontiguousarray(planes)).save(stream, kind)
     except (OSError, KeyError, TypeError, ValueError) as refusal:
         raise ValueError(
-            f"{file}: {kind} cannot hold {planes.dtype} of shape {planes.shape}: {refusal}"
+            f"{file}: {kind} cannot hold {planes.dtype} of shape {planes.shape}, .png can: {refusal}"
         ) from None
     with file.open("wb" if force else "xb") as target:
         target.write(stream.getbuffer())
@@ -111,13 +112,14 @@ def format_of(path: str | Path) -> str:
     return str(known[ending])
 
 
-def _pixels(pil: Any, picture: Any) -> Photo:
+def _pixels(file: Path, picture: Any) -> Photo:
     opaque = "A" in picture.getbands() or "transparency" in picture.info
     if picture.mode.startswith("I;16"):
         return Photo(np.asarray(picture).astype(np.uint16), None)
     if picture.mode in ("I", "F"):
+        kind = "whole numbers" if picture.mode == "I" else "floats"
         raise ValueError(
-            f"pictures of {picture.mode} pixels (32 bits) are not read; read them as an array instead"
+            f"{file} has pixels of 32 bits ({kind}); pictures of 8 and 16 bits are read: load it as an array instead"
         )
     grey = picture.mode in _GREY
     if not opaque:
