@@ -25,4 +25,4 @@ above, below = viz.mosaic(shallow[0], columns=4, gap=4), viz.mosaic(deep[0], col
 width = max(above.shape[1], below.shape[1])
 sheet = np.vstack([np.pad(part, ((0, 8), (0, width - part.shape[1]))) for part in (above, below)])
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
-write(folder / "feature_maps.png", np.rint(np.nan_to_num(sheet) ** 0.7 * 255).astype(np.uint8), force=True)
+write(folder / "feature_maps.png", np.rint(np.nan_to_num(sheet) ** 0.5 * 255).astype(np.uint8), force=True)

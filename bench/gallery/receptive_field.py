@@ -1,4 +1,4 @@
-"""What one output of the first layers of VGG-16 sees of a photograph, after each block."""
+"""What one output of the first layers of VGG-16 sees of a photograph, after each block: a face, enlarged four times."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from skimage import data
 from fastconv import nn, viz
 from fastconv.image.files import write
 
-photo = data.astronaut()
+ENLARGED = 4
+
+photo = data.astronaut()[40:190, 150:300]
+photo = photo.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
 layers: list[str] = []
 for convolutions in (2, 2, 3, 3):
     layers += ["3x3p1"] * convolutions + ["pool2"]
     field = nn.receptive_field(layers)
-    # The output whose field has its centre nearest to the face.
+    # The output whose field has its centre nearest to the nose.
     row, column = (
-        round((at - start) / jump)
-        for at, start, jump in zip((110, 224), field.start, field.jump, strict=True)
+        round((at - start) / jump) for at, start, jump in zip((72, 75), field.start, field.jump, strict=True)
     )
-    photo = viz.framed(photo, field.window(row, column), 3)
+    top, bottom, left, right = (ENLARGED * edge for edge in field.window(row, column))
+    photo = viz.framed(photo, (top, bottom, left, right), 3)
     print(
         f"{len(layers):2} layers: {field.size[0]} x {field.size[1]} pixels, one output every {field.jump[0]}"
     )
