@@ -240,7 +240,7 @@ def compare(
         "--match": pattern,
     }
     options = [f"{name} {value}" for name, value in said.items() if value is not None]
-    flags = [f"--{name}" for name in ("quick", "cold", "functional") if effort[name]]
+    flags = [f"--{name}" for name, on in {**effort, "classes": classes}.items() if on is True]
     command = " ".join(["compare", *(Path(name).name for name in workloads), *options, *flags])
     report = _measure(chosen, peers, settings, counts, command, identify)
     sys.exit(_finish(report, html=html, markdown=markdown, json_file=json_file))

@@ -41,6 +41,7 @@ def test_compare_measures_workloads_and_writes_everything(
     assert code == 0 and "<script>alert(1)</script>" in out.replace("\n", "")
     found = document.read(result)
     assert [r.title for r in found.runs] == [TINY, "mine", OTHER]
+    assert found.command.endswith("mine.csv " + OTHER + " --peers numpy_im2col --quick --cold --classes")
     (layer,) = found.runs[0].layers
     assert {e.accuracy for e in layer.entries if e.library == "fastconv"} == {"", "strict", "fast"}
     assert all(e.cold_s > 0 for e in layer.entries)
