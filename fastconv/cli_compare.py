@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from fastconv.cli_workloads import NoLayerError, layers_of, layouts_of, words, write
 from fastconv.console import consoles, progress_bar, usage
@@ -177,10 +179,7 @@ def _sweep(
     report = sweep.joined(report, values, kind)
     out, _ = consoles()
     (run,) = report.runs
-    for part in terminal.run_parts(run):
-        out.print(part, markup=False)
-    for said in sweep.sentences(kind, values, run, Machine.host()):
-        out.print(said, markup=False)
+    _print(out, (*terminal.run_parts(run), *sweep.sentences(kind, values, run, Machine.host())))
     if json_file is not None:
         write(json_file, document.to_json(report))
     if html is not None:
@@ -323,8 +322,7 @@ def _finish(
     from fastconv.compare.results import broken
 
     out, err = consoles()
-    for part in terminal.parts(report):
-        out.print(part, markup=False)
+    _print(out, terminal.parts(report))
     if json_file is not None:
         write(json_file, document.to_json(report))
     _write_pages(report, html, markdown)
@@ -337,6 +335,12 @@ def _finish(
     for name in wrong:
         err.print(f"[red]outside its accuracy class, or failed:[/] {escape(name)}")
     return 1 if wrong else 0
+
+
+def _print(out: Console, parts: Iterable[Table | str]) -> None:
+    """Print tables, whose cells are escaped already, and texts as they are."""
+    for part in parts:
+        out.print(part, markup=not isinstance(part, str))
 
 
 def _write_pages(report: Report, html: Path | None, markdown: Path | None) -> None:
@@ -379,8 +383,7 @@ def report_again(
 
     found = changes.changes(read[0], read[1], threshold)
     out, _ = consoles()
-    for part in terminal.change_parts(found):
-        out.print(part, markup=False)
+    _print(out, terminal.change_parts(found))
     if json_file is not None:
         write(json_file, changes.to_json(found))
     if markdown is not None:

@@ -14,6 +14,7 @@ OTHER = "n1c1h20w20_o1k5x5_s1p2d1g1_nchw_f32"
 CSV = (
     "net,layer,n,c,h,w,k,r,s,stride_h,stride_w,pad_h,pad_w,dil_h,dil_w,groups,count\n"
     "x,<script>alert(1)</script>,1,4,9,7,6,3,3,1,1,1,1,1,1,1,3\n"
+    "x,[red]a[/],1,4,9,7,6,1,1,1,1,0,0,1,1,1,3\n"
 )
 
 
@@ -38,7 +39,7 @@ def test_compare_measures_workloads_and_writes_everything(
         *files,
     )
     code, out, _ = run(capsys, monkeypatch, *words)
-    assert code == 0 and "<script>alert(1)</script>" in out.replace("\n", "")
+    assert code == 0 and "<script>alert(1)</script>" in out and " [red]a[/] " in out
     found = document.read(result)
     assert [r.title for r in found.runs] == [TINY, "mine", OTHER]
     assert found.command.endswith("mine.csv " + OTHER + " --peers numpy_im2col --quick --cold --classes")

@@ -105,15 +105,16 @@ def read(path: Path) -> Report:
     ValueError
         When the file cannot be read, is too large, or is not what `to_json` writes; with the place.
     """
+    name = clean(path.name)
     try:
         if path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"{path.name} is larger than {MOST_BYTES >> 20} MiB")
+            raise ValueError(f"{name} is larger than {MOST_BYTES >> 20} MiB")
         text = path.read_text("utf-8")
     except OSError as error:
-        raise ValueError(f"cannot read {path.name}: {error.strerror or error}") from None
+        raise ValueError(f"cannot read {name}: {error.strerror or error}") from None
     except UnicodeDecodeError:
-        raise ValueError(f"{path.name} is not UTF-8 text") from None
-    return parse(text, path.name)
+        raise ValueError(f"{name} is not UTF-8 text") from None
+    return parse(text, name)
 
 
 def parse(text: str, name: str) -> Report:
