@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from llvmlite import ir
-from numba.core import types
 from numba.extending import intrinsic
 
 from fastconv.kernels.depthwise_walk_tile import Stores, Strip, Walk, emit_each, emit_walk
@@ -19,6 +18,7 @@ from fastconv.kernels.simd import (
     emit_lane_mask,
     emit_load,
     emit_masked_load,
+    emitted,
     i64,
     internal_function,
     item_bytes,
@@ -127,10 +127,7 @@ def strips_tile(
     Source   none
     """
     values = (tile_rows, kh, kw, pitch, sh, sw, full, lanes, dtype, activation)
-    tile = _Strips(*(value.literal_value for value in values))
 
-    def generate(target: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        builder.call(_emit_strips(builder, tile), args[len(values) :])
-        return target.get_dummy_value()
-
-    return types.void(*values, *[types.intp] * len(ARGUMENTS)), generate
+    return emitted(
+        lambda builder, *literals: _emit_strips(builder, _Strips(*literals)), values, len(ARGUMENTS)
+    )

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from llvmlite import ir
-from numba.core import types
 from numba.extending import intrinsic
 
 from fastconv.kernels.depthwise_walk_tile import Stores, Strip, Walk, emit_each, emit_walk
@@ -22,6 +21,7 @@ from fastconv.kernels.simd import (
     emit_load,
     emit_masked_load,
     emit_splat,
+    emitted,
     enter_loop,
     i64,
     internal_function,
@@ -236,10 +236,7 @@ def planes_tile(
     """
     taps = (kh, kw, sh, sw, beside, last_vector)
     values = (vectors, outputs, grouped, *taps, masked, lanes, dtype, activation)
-    tile = _Planes(*(value.literal_value for value in values))
 
-    def generate(target: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        builder.call(_emit_planes(builder, tile), args[len(values) :])
-        return target.get_dummy_value()
-
-    return types.void(*values, *[types.intp] * len(ARGUMENTS)), generate
+    return emitted(
+        lambda builder, *literals: _emit_planes(builder, _Planes(*literals)), values, len(ARGUMENTS)
+    )

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba.core import types
 from numba.extending import intrinsic
 
 from fastconv.kernels.epilogue import emit_activation
@@ -31,6 +30,7 @@ from fastconv.kernels.simd import (
     emit_masked_store,
     emit_splat,
     emit_store,
+    emitted,
     enter_loop,
     i64,
     internal_function,
@@ -213,11 +213,7 @@ def fft_columns(
     """
     constants = (points, most, sign, lanes, dtype)
 
-    def generate(ctx: Any, builder: Any, _s: Any, args: Any) -> Any:
-        builder.call(_emit_columns(builder, *(w.literal_value for w in constants)), args[5:])
-        return ctx.get_dummy_value()
-
-    return types.void(*constants, *[types.intp] * 5), generate
+    return emitted(_emit_columns, constants, 5)
 
 
 def _emit_multiply(builder: Any, lanes: int, dtype: str) -> Any:
@@ -259,12 +255,7 @@ def spectrum_multiply(
     Touches  writes target
     Source   none
     """
-
-    def generate(ctx: Any, builder: Any, _s: Any, args: Any) -> Any:
-        builder.call(_emit_multiply(builder, lanes.literal_value, dtype.literal_value), args[2:])
-        return ctx.get_dummy_value()
-
-    return types.void(lanes, dtype, *[types.intp] * 5), generate
+    return emitted(_emit_multiply, (lanes, dtype), 5)
 
 
 def _emit_turn(builder: Any, lanes: int, dtype: str) -> Any:
@@ -297,12 +288,7 @@ def turn_panel(context: Any, lanes: Any, dtype: Any, source: Any, target: Any, s
     Touches  writes target
     Source   none
     """
-
-    def generate(ctx: Any, builder: Any, _s: Any, args: Any) -> Any:
-        builder.call(_emit_turn(builder, lanes.literal_value, dtype.literal_value), args[2:])
-        return ctx.get_dummy_value()
-
-    return types.void(lanes, dtype, *[types.intp] * 4), generate
+    return emitted(_emit_turn, (lanes, dtype), 4)
 
 
 def _emit_finish(builder: Any, lanes: int, dtype: str, activation: str) -> Any:
@@ -353,8 +339,4 @@ def finish_rows(
     """
     constants = (lanes, dtype, activation)
 
-    def generate(ctx: Any, builder: Any, _s: Any, args: Any) -> Any:
-        builder.call(_emit_finish(builder, *(w.literal_value for w in constants)), args[3:])
-        return ctx.get_dummy_value()
-
-    return types.void(*constants, *[types.intp] * 9), generate
+    return emitted(_emit_finish, constants, 9)

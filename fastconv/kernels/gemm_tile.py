@@ -18,7 +18,6 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
 from numba.extending import intrinsic
 
 from fastconv.kernels.epilogue import emit_activation
@@ -33,6 +32,7 @@ from fastconv.kernels.simd import (
     emit_prefetch,
     emit_splat,
     emit_store,
+    emitted,
     enter_loop,
     i64,
     is_float,
@@ -287,13 +287,10 @@ def brgemm(
     Source   arXiv:1906.06440 (batch-reduce GEMM); Van Zee & van de Geijn, ACM TOMS 41(3), 2015 (register tile).
     """
     values = (tile_rows, tile_vectors, lanes, dtype, axis, activation)
-    tile = _Tile(*(value.literal_value for value in values))
 
-    def generate(target: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        builder.call(_emit_tile(builder.module, tile), args[len(values) :])
-        return target.get_dummy_value()
-
-    return types.void(*values, *[types.intp] * len(ARGUMENTS)), generate
+    return emitted(
+        lambda builder, *literals: _emit_tile(builder.module, _Tile(*literals)), values, len(ARGUMENTS)
+    )
 
 
 def _emit_panel_tile(module: Any, tile: _Tile) -> Any:
@@ -322,6 +319,10 @@ def _emit_panel_tile(module: Any, tile: _Tile) -> Any:
     return function
 
 
+def _panel(mr: int, nv: int, lanes: int, dtype: str) -> _Tile:
+    return _Tile(mr, nv, lanes, dtype, "n", "none")
+
+
 @intrinsic(prefer_literal=True)
 def multiply_panel(
     context: Any, tile_rows: Any, tile_vectors: Any, lanes: Any, dtype: Any,
@@ -337,11 +338,4 @@ def multiply_panel(
     Touches  writes all of y; brings the lines at ``ahead + kk*ahead_step`` into L2, a hint that never faults
     """
     values = (tile_rows, tile_vectors, lanes, dtype)
-    mr, nv, width, word = (value.literal_value for value in values)
-    tile = _Tile(mr, nv, width, word, "n", "none")
-
-    def generate(target: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        builder.call(_emit_panel_tile(builder.module, tile), args[len(values) :])
-        return target.get_dummy_value()
-
-    return types.void(*values, *[types.intp] * 7), generate
+    return emitted(lambda builder, *sizes: _emit_panel_tile(builder.module, _panel(*sizes)), values, 7)

@@ -26,6 +26,7 @@ from fastconv.kernels.simd import (
     emit_masked_store,
     emit_splat,
     emit_store,
+    emitted,
     enter_loop,
     i64,
     internal_function,
@@ -196,13 +197,8 @@ def grouped_tile(
     Source   none
     """
     values = (pixels, tap_columns, stride, g, p, full, lanes, dtype, activation)
-    tile = _Tile(*(value.literal_value for value in values))
 
-    def generate(target: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        builder.call(_emit_tile(builder, tile), args[len(values) :])
-        return target.get_dummy_value()
-
-    return types.void(*values, *[types.intp] * len(ARGUMENTS)), generate
+    return emitted(lambda builder, *literals: _emit_tile(builder, _Tile(*literals)), values, len(ARGUMENTS))
 
 
 #: Addresses made at a time.

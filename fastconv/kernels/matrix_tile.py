@@ -33,6 +33,7 @@ from fastconv.kernels.simd import (
     emit_masked_store,
     emit_splat,
     emit_store,
+    emitted,
     i64,
     internal_function,
     vector_type,
@@ -143,11 +144,7 @@ def matrix_products(
     """
     words = (products, mt, nt)
 
-    def generate(target: Any, builder: Any, _s: Any, args: Any) -> Any:
-        builder.call(_emit_products(builder, *(w.literal_value for w in words)), args[len(words) :])
-        return target.get_dummy_value()
-
-    return types.void(*words, *[types.intp] * len(ARGUMENTS)), generate
+    return emitted(_emit_products, words, len(ARGUMENTS))
 
 
 @intrinsic
@@ -287,12 +284,7 @@ def finish_pixels(
     Assumes  residual is 0 or laid out as y
     Touches  writes the live channels of its pixels but for sums that are Inf or NaN, which set 1 at `flag`
     """
-
-    def generate(target: Any, builder: Any, _s: Any, args: Any) -> Any:
-        builder.call(_emit_pixels(builder, activation.literal_value), args[1:])
-        return target.get_dummy_value()
-
-    return types.void(activation, *[types.intp] * 10), generate
+    return emitted(_emit_pixels, (activation,), 10)
 
 
 def _emit_planes(builder: Any, activation: str) -> Any:
@@ -343,9 +335,4 @@ def finish_planes(
     Assumes  1 <= rows <= 16; residual is 0 or laid out as y
     Touches  writes the first `rows` channels under the masks but for sums that are Inf or NaN, which set 1 at `flag`
     """
-
-    def generate(target: Any, builder: Any, _s: Any, args: Any) -> Any:
-        builder.call(_emit_planes(builder, activation.literal_value), args[1:])
-        return target.get_dummy_value()
-
-    return types.void(activation, *[types.intp] * 8), generate
+    return emitted(_emit_planes, (activation,), 8)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
 from numba.extending import intrinsic
 
 from fastconv.kernels.epilogue import emit_activation
@@ -21,6 +20,7 @@ from fastconv.kernels.simd import (
     emit_masked_store,
     emit_splat,
     emit_store,
+    emitted,
     enter_loop,
     i64,
     internal_function,
@@ -81,11 +81,7 @@ def split_pixels(
     """
     constants = (channels, lanes, dtype)
 
-    def generate(ctx: Any, builder: Any, _s: Any, args: Any) -> Any:
-        builder.call(_emit_split(builder, *(w.literal_value for w in constants)), args[3:])
-        return ctx.get_dummy_value()
-
-    return types.void(*constants, *[types.intp] * 4), generate
+    return emitted(_emit_split, constants, 4)
 
 
 def _emit_merge(builder: Any, channels: int, lanes: int, dtype: str, activation: str) -> Any:
@@ -130,8 +126,4 @@ def merge_pixels(
     """
     constants = (channels, lanes, dtype, activation)
 
-    def generate(ctx: Any, builder: Any, _s: Any, args: Any) -> Any:
-        builder.call(_emit_merge(builder, *(w.literal_value for w in constants)), args[4:])
-        return ctx.get_dummy_value()
-
-    return types.void(*constants, *[types.intp] * 5), generate
+    return emitted(_emit_merge, constants, 5)

@@ -29,6 +29,7 @@ from fastconv.kernels.simd import (
     emit_masked_load,
     emit_masked_store,
     emit_splat,
+    emitted,
     enter_loop,
     i64,
     internal_function,
@@ -251,13 +252,8 @@ def rows_tile(
     Source   none; register tile as in `gemm_tile`, with rows of the image in place of output channels
     """
     values = (tile_rows, tile_vectors, tap_rows, tap_columns, lanes, dtype, activation)
-    tile = _Tile(*(value.literal_value for value in values))
 
-    def generate(target: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        builder.call(_emit_tile(builder, tile), args[len(values) :])
-        return target.get_dummy_value()
-
-    return types.void(*values, *[types.intp] * len(ARGUMENTS)), generate
+    return emitted(lambda builder, *literals: _emit_tile(builder, _Tile(*literals)), values, len(ARGUMENTS))
 
 
 @intrinsic

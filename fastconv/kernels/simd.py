@@ -11,6 +11,7 @@ on the core where these words reach over 180.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -66,6 +67,20 @@ def internal_function(builder: Any, name: str, count: int) -> tuple[Any, bool]:
     made.linkage = "internal"
     made.attributes.add("noinline")
     return made, False
+
+
+def emitted(emit: Callable[..., Any], constants: Sequence[Any], count: int) -> tuple[Any, Any]:
+    """Return what an intrinsic returns whose last `count` arguments go to the function that `emit` makes.
+
+    `emit` is called with the builder and the values of `constants`, which are the intrinsic's first arguments.
+    """
+
+    def generate(target: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        function = emit(builder, *(constant.literal_value for constant in constants))
+        builder.call(function, args[len(constants) :])
+        return target.get_dummy_value()
+
+    return types.void(*constants, *[types.intp] * count), generate
 
 
 def enter_loop(builder: Any, block: Any, start: list[Any]) -> list[Any]:

@@ -27,6 +27,7 @@ from fastconv.kernels.simd import (
     emit_prefetch,
     emit_splat,
     emit_store,
+    emitted,
     enter_loop,
     i64,
     internal_function,
@@ -399,9 +400,4 @@ def gather_pixels(
     Touches  writes ``count * channels`` elements
     Source   none
     """
-
-    def generate(ctx: Any, builder: Any, _s: Any, args: Any) -> Any:
-        builder.call(_emit_gather(builder, pixel.literal_value), args[1:])
-        return ctx.get_dummy_value()
-
-    return types.void(pixel, *[types.intp] * 6), generate
+    return emitted(_emit_gather, (pixel,), 6)

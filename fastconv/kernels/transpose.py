@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
 from numba.extending import intrinsic
 
 from fastconv.kernels.epilogue import emit_activation
@@ -18,6 +17,7 @@ from fastconv.kernels.simd import (
     emit_masked_store,
     emit_splat,
     emit_store,
+    emitted,
     i64,
     internal_function,
     is_float,
@@ -92,11 +92,7 @@ def transpose_block(
     """
     words = (dtype, lanes, activation)
 
-    def generate(ctx: Any, builder: Any, _s: Any, args: Any) -> Any:
-        builder.call(_emit_transpose(builder, *(w.literal_value for w in words)), args[3:])
-        return ctx.get_dummy_value()
-
-    return types.void(*words, *[types.intp] * 8), generate
+    return emitted(_emit_transpose, words, 8)
 
 
 def _emit_scatter(builder: Any, dtype: str, lanes: int) -> Any:
@@ -148,8 +144,4 @@ def transpose_to_rows(
     """
     words = (dtype, lanes)
 
-    def generate(ctx: Any, builder: Any, _s: Any, args: Any) -> Any:
-        builder.call(_emit_scatter(builder, *(w.literal_value for w in words)), args[2:])
-        return ctx.get_dummy_value()
-
-    return types.void(*words, *[types.intp] * 9), generate
+    return emitted(_emit_scatter, words, 9)

@@ -11,7 +11,6 @@ from fractions import Fraction
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
 from numba.extending import intrinsic
 
 from fastconv.kernels.epilogue import emit_activation
@@ -25,6 +24,7 @@ from fastconv.kernels.simd import (
     emit_masked_store,
     emit_splat,
     emit_store,
+    emitted,
     enter_loop,
     i64,
     internal_function,
@@ -184,11 +184,7 @@ def winograd_input(
     """
     words = (mh, mw, kh, kw, dtype, lanes)
 
-    def generate(ctx: Any, builder: Any, _s: Any, args: Any) -> Any:
-        builder.call(_emit_input(builder, *(w.literal_value for w in words)), args[6:])
-        return ctx.get_dummy_value()
-
-    return types.void(*words, *[types.intp] * 6), generate
+    return emitted(_emit_input, words, 6)
 
 
 def _emit_kernels(builder: Any, mh: int, mw: int, kh: int, kw: int, dtype: str, lanes: int) -> Any:
@@ -236,11 +232,7 @@ def winograd_kernels(
     """
     words = (mh, mw, kh, kw, dtype, lanes)
 
-    def generate(ctx: Any, builder: Any, _s: Any, args: Any) -> Any:
-        builder.call(_emit_kernels(builder, *(w.literal_value for w in words)), args[6:])
-        return ctx.get_dummy_value()
-
-    return types.void(*words, *[types.intp] * 5), generate
+    return emitted(_emit_kernels, words, 5)
 
 
 def _emit_output(
@@ -304,8 +296,4 @@ def winograd_output(
     """
     words = (mh, mw, kh, kw, dtype, lanes, activation)
 
-    def generate(ctx: Any, builder: Any, _s: Any, args: Any) -> Any:
-        builder.call(_emit_output(builder, *(w.literal_value for w in words)), args[7:])
-        return ctx.get_dummy_value()
-
-    return types.void(*words, *[types.intp] * 10), generate
+    return emitted(_emit_output, words, 10)
