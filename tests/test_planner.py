@@ -434,6 +434,19 @@ def test_a_clock_that_stands_still_ends_the_race() -> None:
     assert tuner.race([lambda: None], rounds=1, floor_s=1e-6, clock=lambda: 0.0) == [(0.0, 0.0, 1)]
 
 
+def test_of_the_timings_of_a_round_the_shortest_counts() -> None:
+    """Where another process takes the core now and then, some timings are spared."""
+    now, calls = [0.0], [0]
+
+    def run() -> None:
+        calls[0] += 1
+        now[0] += 1.0 if calls[0] % 3 else 50.0
+
+    (times,) = tuner.race([run], rounds=4, floor_s=1.0, round_s=10.0, clock=lambda: now[0])
+    assert times == (1.0, 0.0, 4)
+    assert calls[0] == 2 + 4 * 10
+
+
 def test_who_is_far_behind_runs_once_and_a_loser_twice() -> None:
     now, calls = [0.0], {"fast": 0, "loser": 0, "far behind": 0, "hopeless": 0}
 
@@ -445,7 +458,7 @@ def test_who_is_far_behind_runs_once_and_a_loser_twice() -> None:
         return run
 
     runs = [runner("fast", 1.0), runner("loser", 2.0), runner("far behind", 4.0), runner("hopeless", 11.0)]
-    times = tuner.race(runs, rounds=5, floor_s=1.0, loser=1.5, clock=lambda: now[0])
+    times = tuner.race(runs, rounds=5, floor_s=1.0, round_s=1.0, loser=1.5, clock=lambda: now[0])
     assert times == [(1.0, 0.0, 5), (2.0, 0.0, tuner.SURE), (4.0, 0.0, 1), (11.0, 0.0, 1)]
     assert calls == {"fast": 2 + 5, "loser": 2 + tuner.SURE, "far behind": 2, "hopeless": 1}
 

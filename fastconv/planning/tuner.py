@@ -36,7 +36,8 @@ def race(
     runs: Sequence[Callable[[], object]],
     *,
     rounds: int = 5,
-    floor_s: float = 1e-3,
+    floor_s: float = 2e-5,
+    round_s: float = 1e-3,
     loser: float = float("inf"),
     deadline: float = float("inf"),
     clock: Callable[[], float] = time.perf_counter,
@@ -54,6 +55,9 @@ def race(
         How often each is timed.
     floor_s : float
         A timing lasts at least about this long, by calling a short run repeatedly: clocks have a grain.
+    round_s : float
+        A round consists of as many timings as fit into this, and the shortest counts: where another process takes the
+        core every few milliseconds, some are spared.
     loser : float
         Who is this many times slower than the fastest in `SURE` rounds is not timed again.
     deadline : float
@@ -64,23 +68,24 @@ def race(
         Called as ``leads(index, seconds)`` after each round with the fastest so far.
     """
     seen: list[list[float]] = [[] for _ in runs]
-    repeats, shortest = [0] * len(runs), float("inf")
+    samples, shortest = [(0, 0)] * len(runs), float("inf")
     for index, run in enumerate(runs):
-        once = _timed(run, 1, clock)
-        if once < max(HOPELESS * shortest, floor_s):
-            once = max(_timed(run, 1, clock), 1e-9)
+        once = _timed(run, 1, 1, clock)
+        if once < max(HOPELESS * shortest, round_s):
+            once = max(min(once, _timed(run, 1, 1, clock)), 1e-9)
         shortest = min(shortest, once)
-        if once >= floor_s and once > FAR_BEHIND * shortest and loser < FAR_BEHIND:
+        if once >= round_s and once > FAR_BEHIND * shortest and loser < FAR_BEHIND:
             seen[index].append(once)
         else:
-            repeats[index] = max(1, round(floor_s / once))
+            repeats = max(1, round(floor_s / once))
+            samples[index] = (max(1, round(round_s / (once * repeats))), repeats)
     for turn in range(rounds):
         if turn and clock() > deadline:
             break
         limit = loser * min((min(times) for times in seen if times), default=0.0)
         for index, run in enumerate(runs):
-            if repeats[index] and (turn < SURE or min(seen[index]) <= limit):
-                seen[index].append(_timed(run, repeats[index], clock))
+            if samples[index][0] and (turn < SURE or min(seen[index]) <= limit):
+                seen[index].append(_timed(run, *samples[index], clock))
         if leads and seen:
             first = min(range(len(runs)), key=lambda index: min(seen[index]))
             leads(first, min(seen[first]))
@@ -92,8 +97,12 @@ def _times(rounds: list[float]) -> Times:
     return Times(best, median(rounds) / best - 1 if best else 0.0, len(rounds))
 
 
-def _timed(run: Callable[[], object], repeats: int, clock: Callable[[], float]) -> float:
-    start = clock()
-    for _ in range(repeats):
-        run()
-    return (clock() - start) / repeats
+def _timed(run: Callable[[], object], samples: int, repeats: int, clock: Callable[[], float]) -> float:
+    """Return the seconds of one call in the shortest of `samples` timings of `repeats` calls."""
+    best = float("inf")
+    for _ in range(samples):
+        start = clock()
+        for _ in range(repeats):
+            run()
+        best = min(best, clock() - start)
+    return best / repeats
