@@ -234,7 +234,7 @@ def _forget() -> None:
 @contextmanager
 def _alone() -> Iterator[None]:
     """Hold the one place there is for a tuner on this machine; without a folder for it, nobody can be kept out."""
-    home = store.root()
+    home, lock = store.root(), None
     try:
         home.mkdir(parents=True, exist_ok=True)
         lock = FileLock(home / "tuning.lock")
@@ -242,12 +242,12 @@ def _alone() -> Iterator[None]:
     except Timeout:
         raise TunerBusyError("another process is tuning on this machine; try again when it is done") from None
     except OSError:
-        yield
-        return
+        lock = None
     try:
         yield
     finally:
-        lock.release()
+        if lock:
+            lock.release()
 
 
 def _record(problem: Problem) -> None:
