@@ -65,6 +65,17 @@ def test_whose_turn_it_is_not_is_stopped(crew: Apart) -> None:
         assert state(process.process.pid) == "T"
 
 
+def test_forms_with_pools_of_their_own_have_processes_of_their_own(
+    crew: Apart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (peer,) = select("numpy_im2col")
+    monkeypatch.setattr(type(peer), "pools", 2)
+    found = bench_layer(LAYER, [peer], SETTINGS, crew)
+    # It has one form, which the first of two has; the second has none.
+    assert [entry.library for entry in found.entries].count("numpy_im2col") == 1
+    assert {("numpy_im2col", 2, 0), ("numpy_im2col", 2, 1)} <= set(crew._processes)
+
+
 def test_nothing_stays() -> None:
     with Apart() as crew:
         bench_layer(LAYER, [], SETTINGS, crew)
@@ -75,8 +86,8 @@ def test_nothing_stays() -> None:
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="signals of POSIX")
 def test_a_library_that_dies_costs_only_itself(crew: Apart) -> None:
     bench_layer(LAYER, select("numpy_im2col"), SETTINGS, crew)
-    crew._processes["numpy_im2col", 2].process.kill()
-    crew._processes["numpy_im2col", 2].process.wait()
+    crew._processes["numpy_im2col", 2, 0].process.kill()
+    crew._processes["numpy_im2col", 2, 0].process.wait()
     found = bench_layer(LAYER, select("numpy_im2col"), SETTINGS, crew)
     (failed,) = [entry for entry in found.entries if entry.failed]
     assert failed.library == "numpy_im2col" and "its process ended by signal 9" in failed.failed

@@ -30,6 +30,8 @@ from fastconv.problem import Problem
 
 #: A library that has not answered by then hangs. Compiling and packing for a large layer takes seconds.
 PATIENCE_S = 120.0
+#: Added to every turn: threads that were stopped may all be woken on one core, and need a moment to part.
+SETTLE_S = 0.01
 _LINE = 1 << 16
 
 
@@ -127,7 +129,7 @@ class _There:
 
     def turn(self, seconds: float) -> Turn:
         """Let it call for `seconds`."""
-        answer = self.process.ask("turn", index=self.index, seconds=seconds)
+        answer = self.process.ask("turn", index=self.index, seconds=seconds + SETTLE_S)
         return Turn(tuple(answer["samples"]), answer["wall_s"], answer["lost_s"])
 
     def cold(self) -> float:
@@ -144,7 +146,7 @@ class Apart:
     """A process per library, kept from layer to layer; use it in a ``with`` statement."""
 
     def __init__(self) -> None:
-        self._processes: dict[tuple[str, int], _Process] = {}
+        self._processes: dict[tuple[str, int, int], _Process] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="fastconv-compare-")
 
     def __enter__(self) -> Apart:
@@ -169,23 +171,34 @@ class Apart:
             if reason:
                 found.skipped[peer.name] = reason
                 continue
-            try:
-                process = self._process(peer.name, problem.threads)
-                answer = process.ask(
-                    "prepare", peer=peer.name, word=problem.word, settings=asdict(settings), sample=str(path)
-                )
-            except WorkerLostError as error:
-                found.failed.append(Entry(peer.name, peer.name, "", failed=str(error)))
-                continue
-            found.skipped |= answer["skipped"]
-            found.failed += [_entry(record) for record in answer["failed"]]
-            for index, record in enumerate(answer["ready"]):
-                turns: Turns = _There(process, index)
-                found.ready.append((_entry(record), turns))
+            words = {
+                "peer": peer.name,
+                "word": problem.word,
+                "settings": asdict(settings),
+                "sample": str(path),
+            }
+            for part in range(peer.pools):
+                self._prepare_part(peer, part, problem.threads, words, found)
         return found
 
-    def _process(self, name: str, threads: int) -> _Process:
-        key = (name, threads)
+    def _prepare_part(
+        self, peer: Peer, part: int, threads: int, words: dict[str, Any], found: Prepared
+    ) -> None:
+        """Let the process of one part of the forms of a library make them ready."""
+        process = self._process(peer.name, threads, part)
+        try:
+            answer = process.ask("prepare", part=part, parts=peer.pools, **words)
+        except WorkerLostError as error:
+            found.failed.append(Entry(peer.name, peer.name, "", failed=str(error)))
+            return
+        found.skipped |= answer["skipped"]
+        found.failed += [_entry(record) for record in answer["failed"]]
+        for index, record in enumerate(answer["ready"]):
+            turns: Turns = _There(process, index)
+            found.ready.append((_entry(record), turns))
+
+    def _process(self, name: str, threads: int, part: int) -> _Process:
+        key = (name, threads, part)
         known = self._processes.get(key)
         if known is None or known.lost:
             known = self._processes[key] = _Process(name, threads)

@@ -3,7 +3,8 @@
 ===========  =====================================================  =====================================
 message      words                                                  answer
 ===========  =====================================================  =====================================
-``prepare``  ``peer``, ``word``, ``settings``, ``sample`` (a file)   ``ready``, ``failed``, ``skipped``
+``prepare``  ``peer``, ``word``, ``settings``, ``sample`` (a file),  ``ready``, ``failed``, ``skipped``
+             ``part`` of ``parts``: every how manieth form
 ``turn``     ``index`` of one that is ready, ``seconds``             ``samples``, ``wall_s``, ``lost_s``
 ``once``     ``index``                                              ``seconds``
 ===========  =====================================================  =====================================
@@ -54,10 +55,12 @@ class Worker:
         peers = everybody([], settings) if name == OURS else [all_peers()[name]]
         sample = Sample.load(Path(message["sample"]))
         found = prepare(peers, problem, make_arrays(problem), sample, settings)
-        self.ready = [turns for _, turns in found.ready if isinstance(turns, Here)]
+        # The others end with their pools: another process has them. Failures are told once.
+        mine = found.ready[message["part"] :: message["parts"]]
+        self.ready = [turns for _, turns in mine if isinstance(turns, Here)]
         return {
-            "ready": [asdict(entry) for entry, _ in found.ready],
-            "failed": [asdict(entry) for entry in found.failed],
+            "ready": [asdict(entry) for entry, _ in mine],
+            "failed": [asdict(entry) for entry in found.failed if message["part"] == 0],
             "skipped": found.skipped,
         }
 

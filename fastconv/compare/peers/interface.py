@@ -51,6 +51,8 @@ class Peer(ABC):
     distribution: ClassVar[str]
     #: Order in reports.
     rank: ClassVar[int] = 1
+    #: Forms that each have a pool of threads of their own: with several threads each gets its own process.
+    pools: ClassVar[int] = 1
 
     def missing(self) -> str | None:
         """Return None when the library is installed, else what to install."""

@@ -17,6 +17,8 @@ class OnnxRuntime(Peer):
     name = "onnxruntime"
     package = "onnxruntime"
     distribution = "onnxruntime"
+    # The threads of one session spin after a call, where the other's then would compute.
+    pools = 2
 
     def missing(self) -> str | None:
         if find_spec("onnx") is None:
