@@ -12,6 +12,7 @@ from fastconv.compare.document import Report, Run
 from fastconv.compare.intervals import ratio_interval
 from fastconv.compare.markdown import code, escaped, table
 from fastconv.compare.results import OURS, Entry, LayerResult, broken
+from fastconv.compare.summary import number
 
 #: Contestants of other libraries that both reports need before the speed of the machine is taken out.
 ENOUGH = 2
@@ -167,8 +168,8 @@ def to_markdown(found: Changes) -> str:
     """Return the table of changes."""
     rows = [
         [
-            escaped(row.run), escaped(row.layer), _ms(row.before_s), _ms(row.after_s), _figure(row.ratio),
-            _figure(row.machine), _figure(row.change), row.verdict, code(row.word),
+            escaped(row.run), escaped(row.layer), number(row.before_s * 1e3), number(row.after_s * 1e3),
+            _figure(row.ratio), _figure(row.machine), _figure(row.change), row.verdict, code(row.word),
         ]
         for row in sorted(found.rows, key=lambda row: row not in found.regressions)
     ]  # fmt: skip
@@ -191,10 +192,6 @@ def to_markdown(found: Changes) -> str:
         *(f"- {escaped(note)}" for note in found.notes),
     ]
     return "\n".join([*lines, "", *table(headings, rows, right=range(2, 7))]) + "\n"
-
-
-def _ms(seconds: float) -> str:
-    return "–" if math.isnan(seconds) else f"{seconds * 1e3:.3g}"
 
 
 def _figure(value: float) -> str:

@@ -47,16 +47,16 @@ def description(measure_peak: bool = True) -> dict[str, str]:
     machine = Machine.host()
     lanes = ", ".join(f"{machine.lanes(name)} {name}" for name in ("float32", "float64"))
     registers = f"{machine.vector_registers} registers of {machine.vector_bytes * 8} bits ({lanes})"
-    scratch = _size(machine.default_workspace_limit())
+    scratch = size(machine.default_workspace_limit())
     caches = (machine.l1_bytes, machine.l2_bytes, machine.l3_bytes)
     lines = {
         "system": f"{sys.platform} {platform.machine()}, compiling for {machine.cpu}",
         "vectors": registers + (", fused multiply-add" if machine.fma else ", no fused multiply-add"),
         "instructions": " ".join(_vector_words(machine)) or "the base set",
-        "caches": ", ".join(f"L{level} {_size(size)}" for level, size in enumerate(caches, start=1)),
+        "caches": ", ".join(f"L{level} {size(count)}" for level, count in enumerate(caches, start=1)),
         "cores": f"{machine.cores} usable, {runtime.get_num_threads()} threads by default",
         "threading": f"own pool; Numba's layer: {_numba_layer()}",
-        "memory": f"{_size(machine.memory_bytes)} available, scratch up to {scratch}",
+        "memory": f"{size(machine.memory_bytes)} available, scratch up to {scratch}",
         "speed": _speed(facts.host()),
         "kernel cache": str(store.version_directory()) if store.disk_cache_wanted() else "switched off",
         "fingerprint": machine.fingerprint,
@@ -101,7 +101,14 @@ def _vector_words(machine: Machine) -> list[str]:
     return [word for word in machine.features if word.startswith(kinds)]
 
 
-def _size(count: int) -> str:
+def size(count: int) -> str:
+    """Return a number of bytes in words.
+
+    Examples
+    --------
+    >>> size(0), size(2048), size(5 << 20)
+    ('0 B', '2 KiB', '5 MiB')
+    """
     for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if count >= scale:
             return f"{count / scale:.3g} {unit}"
@@ -119,9 +126,9 @@ def machine_lines() -> dict[str, str]:
         "cpu": machine.cpu,
         "vectors": f"{machine.vector_bytes * 8} bits, {machine.vector_registers} registers",
         "instructions": " ".join(_vector_words(machine)) or "the base set",
-        "caches": ", ".join(f"L{level} {_size(size)}" for level, size in enumerate(caches, start=1)),
+        "caches": ", ".join(f"L{level} {size(count)}" for level, count in enumerate(caches, start=1)),
         "cores": f"{machine.cores} usable, {get_num_threads()} threads by default",
-        "memory": f"{_size(machine.memory_bytes)} available",
+        "memory": f"{size(machine.memory_bytes)} available",
         "fingerprint": machine.fingerprint,
     }
     said = {name: os.environ[name] for name in VARIABLES if name in os.environ}

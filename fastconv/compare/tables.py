@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from fastconv.compare.changes import Changes
 from fastconv.compare.document import Run
+from fastconv.compare.environment import size
 from fastconv.compare.intervals import interval, unsteady, verdict
 from fastconv.compare.markdown import within
 from fastconv.compare.results import OURS, Entry, LayerResult
@@ -152,20 +153,6 @@ def _layer(run: Run, layer: LayerResult, names: Sequence[str], cold: bool) -> li
 
 def _error(value: float) -> Cell:
     return _figure(value, f"{value:.1e}")
-
-
-def size(count: int) -> str:
-    """Return a number of bytes in words.
-
-    Examples
-    --------
-    >>> size(0), size(2048), size(5 << 20)
-    ('0', '2 KiB', '5 MiB')
-    """
-    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if count >= scale:
-            return f"{count / scale:.3g} {unit}"
-    return str(count)
 
 
 def entries(run: Run) -> Table:

@@ -14,7 +14,7 @@ from fastconv.compare.changes import sentence as sentence_of_changes
 from fastconv.compare.document import Report, Run
 from fastconv.compare.intervals import unsteady
 from fastconv.compare.results import OURS, LayerResult
-from fastconv.compare.summary import against, libraries, sentence, words_of
+from fastconv.compare.summary import against, libraries, number, sentence, words_of
 
 
 def parts(report: Report) -> Iterator[Table | str]:
@@ -60,7 +60,7 @@ def layer_table(title: str, layers: Sequence[LayerResult], peak: float) -> Table
             str(layer.count),
             ours.algorithm,
             ours.layout,
-            _ms(ours.min_s),
+            number(ours.min_s * 1e3),
             f"{gflops:.1f}",
             f"{100 * gflops / peak:.0f}" if math.isfinite(peak) else "-",
             f"{ours.max_error:.0e}",
@@ -83,8 +83,8 @@ def total_table(run: Run) -> Table:
             side.name,
             str(side.total.layers),
             f"{side.won}/{side.tied}/{side.lost}",
-            _ms(side.total.ours_s),
-            _ms(side.total.other_s),
+            number(side.total.ours_s * 1e3),
+            number(side.total.other_s * 1e3),
             _ratio(side.speed_up),
             f"{side.interval[0]:.2f}-{side.interval[1]:.2f}" if side.interval else "",
             _ratio(side.total.geometric_mean),
@@ -115,10 +115,6 @@ def _where(names: list[str], of: int) -> str:
     return ", ".join(names) if len(names) <= 3 else f"{len(names)} of {of} layers"
 
 
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g}" if seconds < 1 else f"{seconds * 1e3:.0f}"
-
-
 def _ratio(value: float) -> Text:
     if math.isnan(value):
         return Text("-")
@@ -135,7 +131,7 @@ def change_parts(found: Changes) -> Iterator[Table | str]:
         figures = (
             f"{value:.2f}" if math.isfinite(value) else "-" for value in (row.ratio, row.machine, row.change)
         )
-        times = (_ms(value) if math.isfinite(value) else "-" for value in (row.before_s, row.after_s))
+        times = (number(value * 1e3) for value in (row.before_s, row.after_s))
         verdict = Text(row.verdict, "red" if row in bad else "green" if row.verdict == "faster" else "")
         table.add_row(escape(row.run), escape(row.layer), *times, *figures, verdict)
     yield table
