@@ -458,7 +458,7 @@ def test_who_is_far_behind_runs_once_and_a_loser_twice() -> None:
         return run
 
     runs = [runner("fast", 1.0), runner("loser", 2.0), runner("far behind", 4.0), runner("hopeless", 11.0)]
-    times = tuner.race(runs, rounds=5, floor_s=1.0, round_s=1.0, loser=1.5, clock=lambda: now[0])
+    times = tuner.race(runs, rounds=5, floor_s=1.0, round_s=0.4, loser=1.5, clock=lambda: now[0])
     assert times == [(1.0, 0.0, 5), (2.0, 0.0, tuner.SURE), (4.0, 0.0, 1), (11.0, 0.0, 1)]
     assert calls == {"fast": 2 + 5, "loser": 2 + tuner.SURE, "far behind": 2, "hopeless": 1}
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 #: Rounds after which a slow time is no longer put down to a disturbance of the machine.
 SURE = 2
-#: A run as long as a timing that takes this many times the fastest is no disturbance: it is not run again. The first
+#: A run of many rounds' time that takes this many times the fastest is no disturbance: it is not run again. The first
 #: run of several may find its weights in memory instead of a cache, and is allowed more.
-FAR_BEHIND, HOPELESS = 3.0, 10.0
+FAR_BEHIND, HOPELESS, MANY = 3.0, 10.0, 10.0
 
 
 class Times(NamedTuple):
@@ -71,10 +71,10 @@ def race(
     samples, shortest = [(0, 0)] * len(runs), float("inf")
     for index, run in enumerate(runs):
         once = _timed(run, 1, 1, clock)
-        if once < max(HOPELESS * shortest, round_s):
+        if once < max(HOPELESS * shortest, MANY * round_s):
             once = max(min(once, _timed(run, 1, 1, clock)), 1e-9)
         shortest = min(shortest, once)
-        if once >= round_s and once > FAR_BEHIND * shortest and loser < FAR_BEHIND:
+        if once >= MANY * round_s and once > FAR_BEHIND * shortest and loser < FAR_BEHIND:
             seen[index].append(once)
         else:
             repeats = max(1, round(floor_s / once))
