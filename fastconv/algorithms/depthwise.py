@@ -40,7 +40,7 @@ NEAR_BYTES = 16_384
 FAR_SPAN, FAR_TAPS = 8, 9
 #: Most work of a task.
 TASK_FLOP = 5e8
-#: Cycles around one strip beside its walk; of a vector in one row of a plane beyond L2 (56 ns for two of 1920 columns).
+#: Cycles around one strip beside its walk; more for a row of a plane beyond L2 (20 to 40 ns).
 STRIP_CYCLES, FAR_TURN_CYCLES = 30.0, 100.0
 
 
@@ -165,7 +165,7 @@ def _plane_cycles(problem: Problem, machine: Machine, config: Config) -> float:
     turn = max((products + shuffles) / 2, loads / 2) + 1.7 * nv * p + 1.5
     if problem.x_bytes // (problem.n * problem.c) > machine.l2_bytes // 2:
         # Down a plane beyond L2 every row begins a page that nothing fetches ahead.
-        turn = max(turn, FAR_TURN_CYCLES * nv)
+        turn += FAR_TURN_CYCLES
     turns = problem.oh + (_walk(problem).open - 1) * -(-problem.oh // config.rows)
     walks = problem.n * (problem.o // p) * -(-problem.ow // (nv * lanes))
     return walks * (turns * turn + STRIP_CYCLES)
