@@ -26,7 +26,7 @@ from scenarios_of_memory import Place
 import fastconv
 from fastconv import image
 from fastconv.machine import Machine
-from fastconv.operators import running, strips
+from fastconv.operators import running, spreading, strips
 from fastconv.runtime import launcher, work, workspace
 
 LANES = Machine.host().lanes("float32")
@@ -192,12 +192,25 @@ def gradients() -> Iterator[Case]:
                 yield f"{o} {k} {shape} {dtype} {layout} of gradients", g, partial(by_gradient, run, x)
 
 
+def spread() -> Iterator[Case]:
+    """Transposed convolution with its weights read as they stand; images and then weights guarded."""
+    mock.patch.object(spreading, "work", lambda t, _: spreading._work(t)).start()
+    for o, k, stride in ((1, 3, 2), (LANES + 1, 3, 1), (3, 2, 3)):
+        for shape in SIZES:
+            for dtype, layout in (("float32", "NHWC"), ("float64", "NCHW")):
+                x, w = images(shape, dtype, layout), images((shape[1], o, k, k), dtype, "NCHW")
+                run = partial(fastconv.conv_transpose2d, stride=stride, padding=1, layout=layout, threads=1)
+                yield f"{o} {k} {stride} {shape} {dtype} {layout} of x", x, partial(run, w=w)
+                yield f"{o} {k} {stride} {shape} {dtype} {layout} of w", w, partial(swapped, run, x)
+
+
 def by_gradient(run: Callable[..., Any], x: Array, g: Array, **words: Any) -> Any:
     return run(x, grad_out=g, **words)
 
 
 OPERATORS: dict[str, Callable[[], Iterator[Case]]] = {
     "gradients": gradients,
+    "spread": spread,
     "transposed": transposed,
     "separable": separable,
     "pooling": pooling,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from onnx_cases import DATA, attributes, generated, same, stored
 from oracle import Array
 
 import fastconv
+from fastconv.machine import Machine
+from fastconv.operators import spreading
 
 
 def scattered(x: Array, w: Array, stride: Any, pads: Any, dilation: Any, extra: Any, groups: int) -> Array:
@@ -220,3 +223,46 @@ def test_generated_onnx_cases(case: tuple[str, Any, list[Array], list[Array]]) -
 def test_stored_onnx_cases(folder: Any) -> None:
     for node, tensors, expected in stored(folder, "ConvTranspose"):
         same(by_fastconv(node, [tensors[name] for name in node.input]), expected)
+
+
+@pytest.mark.parametrize("block", range(2))
+def test_weights_read_as_they_stand(block: int) -> None:
+    """The way for few pixels and many weights is exact on small integers at any size."""
+    spreads = 0
+
+    def always(t: Any, w: Array) -> Any:
+        nonlocal spreads
+        if not w.flags.c_contiguous or t.h * t.w < spreading.TILES[0][0]:
+            return None
+        spreads += 1
+        return spreading._work(t)
+
+    with mock.patch.object(spreading, "work", always):
+        for seed in range(block * 40, (block + 1) * 40):
+            d = Draw(seed)
+            expected = scattered(d.x, d.w, d.stride, d.pads, d.dilation, d.extra, d.groups)
+            if 0 in expected.shape:
+                continue
+            call: tuple[Any, ...] = (d.stride, d.pads, d.extra, d.groups, d.dilation)
+            y = fastconv.conv_transpose2d(
+                d.x.astype(np.float32), d.w.astype(np.float32), None, *call, threads=2
+            )
+            np.testing.assert_array_equal(y, expected)
+            y = fastconv.conv_transpose2d(
+                d.x.transpose(0, 2, 3, 1), d.w, None, *call, layout="NHWC", threads=1
+            )
+            np.testing.assert_array_equal(y.transpose(0, 3, 1, 2), expected)
+    assert spreads > 30
+
+
+def test_few_pixels_of_many_weights() -> None:
+    """Sizes that take that way by themselves, against the same in float64 by phases of a larger batch."""
+    rng = np.random.default_rng(0)
+    x, w = rng.integers(-3, 4, (1, 256, 5, 7)), rng.integers(-3, 4, (256, 240, 3, 3))
+    assert w.astype(np.float32).nbytes > Machine.host().l2_bytes
+    y = fastconv.conv_transpose2d(x.astype(np.float32), w.astype(np.float32), stride=2, padding=1)
+    many = np.repeat(x.astype(float), 4, 0)
+    assert many.shape[0] * 5 * 7 > spreading.FEW_PIXELS
+    np.testing.assert_array_equal(
+        y, fastconv.conv_transpose2d(many, w.astype(float), stride=2, padding=1)[:1]
+    )

@@ -54,12 +54,11 @@ class Axis(NamedTuple):
     pads: Pair
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Transposed:
     """A transposed convolution, every argument resolved: the axes of each of the convolutions that it is made of.
 
-    `whole` has the sizes of input and result and all words; its kernel and padding are those of the result's own
-    convolution and mean nothing here.
+    It is equal to itself alone, so that what is kept for it is found without comparing sizes.
     """
 
     n: int
@@ -69,12 +68,21 @@ class Transposed:
     o: int
     oh: int
     ow: int
+    kernel: Pair
     stride: Pair
+    pads: Pair
+    dilation: Pair
     groups: int
     layout: str
     dtype: str
     words: tuple[tuple[str, Any], ...]
     parts: tuple[tuple[Axis, Axis], ...]
+
+    @property
+    def plain(self) -> bool:
+        """Whether neither bias nor activation follows."""
+        words = dict(self.words)
+        return not words["bias"] and words["activation"] == "none"
 
     @property
     def direct(self) -> bool:
@@ -123,6 +131,9 @@ class Part(NamedTuple):
     #: (phases, taps, 2): row and column of the kernel.
     taps: npt.NDArray[np.int64]
     place: Work | None
+    w_shape: tuple[int, ...]
+    w_bytes: int
+    y_bytes: int
 
 
 @lru_cache(maxsize=256)
@@ -145,7 +156,10 @@ def _part(t: Transposed, rows: Axis, columns: Axis, threads: int) -> Part | None
         dtype=t.dtype, threads=threads, **dict(t.words),
     )  # fmt: skip
     place = None if t.direct else _placing(t, rows, columns, problem)
-    return Part(problem, (sides[0][0], sides[1][0]), np.array(taps, np.int64), place)
+    source = (sides[0][0], sides[1][0])
+    return Part(
+        problem, source, np.array(taps, np.int64), place, problem.w_shape, problem.w_bytes, problem.y_bytes
+    )
 
 
 def _steps(rows: Axis, columns: Axis) -> Pair:
@@ -207,49 +221,54 @@ def _placing(t: Transposed, rows: Axis, columns: Axis, p: Problem) -> Work:
 def run(t: Transposed, x: Array, w: Array, bias: Array | None, y: Array, threads: int) -> None:
     """Compute into y, contiguous; x has an axis of images, w is (C, O / groups, kh, kw) with any strides."""
     first = 2 if t.layout == "NCHW" else 1
-    for (rows, columns), part in zip(t.parts, parts(t, threads), strict=True):
+    for number, part in enumerate(parts(t, threads)):
         if part is None:
-            _untouched(t, bias, y, rows, columns)
+            _untouched(t, bias, y, *t.parts[number])
             continue
-        source = x[(slice(None),) * first + part.source]
-        ready = arrays.ready(source, t.dtype)
-        phases = len(part.taps)
-        room = -(-part.problem.w_bytes // 8) * 8
+        p = part.problem
+        ready = arrays.ready(x[(slice(None),) * first + part.source], t.dtype)
+        room = -(-part.w_bytes // 8) * 8
         weights = workspace.take(room)
-        kernels = weights.words(0, room).view(t.dtype)[: math.prod(part.problem.w_shape)]
-        _gather(t, part, w, kernels, threads)
+        kernels = weights.words(0, room).view(t.dtype)[: part.w_bytes // y.itemsize].reshape(part.w_shape)
+        gathering = _gathering(t, number, w.strides, threads)
+        runtime.run(gathering, w.ctypes.data, weights.address, 0, threads)
         biases = bias
-        if bias is not None and phases > 1:
-            biases = np.repeat(bias.reshape(t.groups, 1, -1), phases, 1).ravel()
-        work = strips.prepared((part.problem,), kernels.reshape(part.problem.w_shape), biases)[0]
+        if bias is not None and len(part.taps) > 1:
+            biases = np.repeat(bias.reshape(t.groups, 1, -1), len(part.taps), 1).ravel()
+        work = strips.prepared((p,), kernels, biases)[0]
         if part.place is None:
             runtime.run(work, arrays.address(ready), arrays.address(y), 0, threads)
         else:
-            between = workspace.take(part.problem.y_bytes)
+            between = workspace.take(part.y_bytes)
             runtime.run(work, arrays.address(ready), between.address, 0, threads)
             runtime.run(part.place, between.address, arrays.address(y), 0, threads)
             workspace.give(between)
         workspace.give(weights)
 
 
-def _gather(t: Transposed, part: Part, w: Array, kernels: Array, threads: int) -> None:
-    """Write the weights of one convolution, OIHW, from those of the transposed one, which may lie anyhow."""
-    w_c, w_o, w_row, w_column = w.strides
+@lru_cache(maxsize=1024)
+def _gathering(t: Transposed, number: int, strides: tuple[int, ...], threads: int) -> Work:
+    """Return the work that writes the weights of one convolution, OIHW, from those of the transposed one.
+
+    These, (C, O / groups, kh, kw), may lie anyhow.
+    """
+    w_c, w_o, w_row, w_column = strides
+    part = parts(t, threads)[number]
+    assert part is not None  # the caller gathers only for those that are something
     p, phases = part.problem, len(part.taps)
     channels, per_group = t.c // t.groups, t.o // t.groups
-    size = kernels.itemsize
+    size = np.dtype(t.dtype).itemsize
     phase, tap = np.ogrid[:phases, : p.taps]
-    pairs = np.stack(
-        [part.taps @ np.array([w_row, w_column]), (phase * per_group * channels * p.taps + tap) * size],
-        axis=-1,
-    )
-    work = running.work(
+    to = (phase * per_group * channels * p.taps + tap) * size
+    pairs = np.stack([part.taps @ np.array([w_row, w_column]), to], axis=-1)
+    return running.work(
         phase_kernels.gather_weights(t.dtype),
         [pairs, phases * p.taps, per_group, channels, p.taps, channels * w_c, w_c, w_o],
         [phases * per_group * channels * p.taps * size],
-        tasks=-(-per_group // GATHERED) * t.groups, scratch=0, cycles=WEIGHT_CYCLES * kernels.size,
-    )  # fmt: skip
-    runtime.run(work, w.ctypes.data, arrays.address(kernels), 0, threads)
+        tasks=-(-per_group // GATHERED) * t.groups,
+        scratch=0,
+        cycles=WEIGHT_CYCLES * p.w_bytes / size,
+    )
 
 
 def _untouched(t: Transposed, bias: Array | None, y: Array, rows: Axis, columns: Axis) -> None:

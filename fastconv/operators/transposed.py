@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastconv import arguments, arrays
+from fastconv import arguments, arrays, runtime
 from fastconv.arguments import PaddingArgument, Step
-from fastconv.operators import phases, running
+from fastconv.operators import phases, running, spreading
 from fastconv.operators.phases import Transposed
 from fastconv.operators.running import Result
 from fastconv.planning import routes
@@ -95,15 +95,20 @@ def conv_transpose2d(
         kernel = weights.transpose(WEIGHT_LAYOUTS[weight_layout])
         if kernel.dtype != dtype or not kernel.flags.aligned:
             kernel = arrays.ready(kernel, dtype)
-        batched = source.ndim == 4
-        phases.run(
-            call.transposed,
-            source if batched else source[None],
-            kernel,
-            None if biases is None else arrays.ready(biases, dtype),
-            y if batched else y[None],
-            workers,
-        )
+        spread = spreading.work(call.transposed, kernel)
+        if spread is not None:
+            images = arrays.ready(source, dtype)
+            runtime.run(spread, arrays.address(images), arrays.address(y), arrays.address(kernel), workers)
+        else:
+            batched = source.ndim == 4
+            phases.run(
+                call.transposed,
+                source if batched else source[None],
+                kernel,
+                None if biases is None else arrays.ready(biases, dtype),
+                y if batched else y[None],
+                workers,
+            )
     return running.delivered(y, target, call.result, x, out)
 
 
@@ -162,8 +167,8 @@ def _call(
     columns = phases.axes(sizes.w, ow, kw, strides[1], left, steps[1])
     native = dtype.newbyteorder("=")
     transposed = Transposed(
-        sizes.n, c, sizes.h, sizes.w, o, oh, ow, strides, g, sizes.layout, native.name, tuple(words.items()),
-        tuple(product(rows, columns)),
+        sizes.n, c, sizes.h, sizes.w, o, oh, ow, (kh, kw), strides, (top, left), steps, g, sizes.layout, native.name,
+        tuple(words.items()), tuple(product(rows, columns)),
     )  # fmt: skip
     return _Call(transposed, Result(sizes.result(o, oh, ow), native, native))
 

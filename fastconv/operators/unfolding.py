@@ -223,7 +223,7 @@ def _fold(
     return Prepared(make(problem, compute) if n else None, compute, (result,))
 
 
-def _covering(
+def covering(
     size: int, taps: int, out: int, stride: int, before: int, dilation: int
 ) -> list[list[tuple[int, int]]]:
     """Return for each pixel of an axis the pairs (tap, window) that fall on it, in the order of the taps."""
@@ -236,7 +236,7 @@ def _covering(
     return found
 
 
-def _lists(values: list[list[int]], most: int) -> Array:
+def lists(values: list[list[int]], most: int) -> Array:
     """Return a table of rows: how many values, then the values."""
     table = np.zeros((len(values), 1 + most), np.int64)
     for row, listed in zip(table, values, strict=True):
@@ -251,7 +251,7 @@ def _fold_planes(p: Problem, dtype: np.dtype[Any]) -> Work:
     pixels = p.oh * p.ow
     rows = [
         [(r * p.kw * pixels + i * p.ow) * size for r, i in pairs]
-        for pairs in _covering(p.h, p.kh, p.oh, sh, top, dh)
+        for pairs in covering(p.h, p.kh, p.oh, sh, top, dh)
     ]
     taps: list[list[int]] = [[] for _ in range(sw)]
     for s in range(p.kw):
@@ -263,7 +263,7 @@ def _fold_planes(p: Problem, dtype: np.dtype[Any]) -> Work:
     units, cycles = p.n * p.c * p.h, 3.0 * reads + 8.0 * p.w / lanes + 40
     per_task, tasks = running.chunks(units, cycles)
     return running.work(
-        column_kernels.fold_planes(lanes, dtype.name), [_lists(rows, p.kh), _lists(taps, 2 * p.kw), places],
+        column_kernels.fold_planes(lanes, dtype.name), [lists(rows, p.kh), lists(taps, 2 * p.kw), places],
         [units, per_task, p.kh, p.kw, p.h, p.w, p.ow, sw, left, pitch, p.taps * pixels * size],
         tasks=tasks, scratch=sw * pitch * size, cycles=cycles * units,
         moved=p.x_bytes + p.n * p.c * p.taps * pixels * size,
@@ -276,16 +276,16 @@ def _fold_pixels(p: Problem, dtype: np.dtype[Any]) -> Work:
     window = p.taps * p.c * size
     rows = [
         [i * p.ow * window + r * p.kw * p.c * size for r, i in pairs]
-        for pairs in _covering(p.h, p.kh, p.oh, sh, top, dh)
+        for pairs in covering(p.h, p.kh, p.oh, sh, top, dh)
     ]
     cols = [
-        [j * window + s * p.c * size for s, j in pairs] for pairs in _covering(p.w, p.kw, p.ow, sw, left, dw)
+        [j * window + s * p.c * size for s, j in pairs] for pairs in covering(p.w, p.kw, p.ow, sw, left, dw)
     ]
     reads = sum(map(len, rows)) / p.h * sum(map(len, cols)) / p.w * -(-p.c // lanes)
     units, cycles = p.n * p.h, p.w * (3.0 * reads + 20)
     per_task, tasks = running.chunks(units, cycles)
     return running.work(
-        column_kernels.fold_pixels(lanes, dtype.name), [_lists(rows, p.kh), _lists(cols, p.kw)],
+        column_kernels.fold_pixels(lanes, dtype.name), [lists(rows, p.kh), lists(cols, p.kw)],
         [units, per_task, p.kh, p.kw, p.h, p.w, p.c, p.oh * p.ow * window],
         tasks=tasks, scratch=0, cycles=cycles * units, moved=p.x_bytes + p.n * p.oh * p.ow * window,
     )  # fmt: skip
