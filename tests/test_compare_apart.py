@@ -46,9 +46,9 @@ def test_one_thread_needs_no_processes() -> None:
 
 def test_everybody_computes_in_a_process_of_his_own(crew: Apart) -> None:
     first = bench_layer(LAYER, select("numpy_im2col"), SETTINGS, crew)
-    assert {entry.library for entry in first.entries} == {"fastconv", "numpy_im2col"}
+    assert {entry.maker for entry in first.entries} == {"fastconv", "numpy_im2col"}
     assert all(entry.timed and entry.calls >= 2 and entry.cold_s > 0 for entry in first.entries)
-    assert broken(first) == [] and {e.threads for e in first.entries if e.library == "fastconv"} == {2}
+    assert broken(first) == [] and {e.threads for e in first.entries if e.ours} == {2}
     pids = {process.process.pid for process in crew._processes.values()}
     assert len(pids) == 2 and os.getpid() not in pids
     bench_layer(LAYER, select("numpy_im2col"), SETTINGS, crew)
@@ -72,7 +72,7 @@ def test_forms_with_pools_of_their_own_have_processes_of_their_own(
     monkeypatch.setattr(type(peer), "pools", 2)
     found = bench_layer(LAYER, [peer], SETTINGS, crew)
     # It has one form, which the first of two has; the second has none.
-    assert [entry.library for entry in found.entries].count("numpy_im2col") == 1
+    assert [entry.maker for entry in found.entries].count("numpy_im2col") == 1
     assert {("numpy_im2col", 2, 0), ("numpy_im2col", 2, 1)} <= set(crew._processes)
 
 
@@ -90,7 +90,7 @@ def test_a_library_that_dies_costs_only_itself(crew: Apart) -> None:
     crew._processes["numpy_im2col", 2, 0].process.wait()
     found = bench_layer(LAYER, select("numpy_im2col"), SETTINGS, crew)
     (failed,) = [entry for entry in found.entries if entry.failed]
-    assert failed.library == "numpy_im2col" and "its process ended by signal 9" in failed.failed
+    assert failed.maker == "numpy_im2col" and "its process ended by signal 9" in failed.failed
     assert found.best("fastconv") is not None
     # The next layer has a new process.
     again = bench_layer(LAYER, select("numpy_im2col"), SETTINGS, crew)

@@ -122,11 +122,11 @@ def _change(
 
 def _machine(old: LayerResult, new: LayerResult) -> float:
     """Return how much slower the machine became: the median of what the same forms of others took."""
-    before = {entry.name: entry.min_s for entry in old.entries if entry.timed and entry.library != OURS}
+    before = {entry.name: entry.min_s for entry in old.entries if entry.timed and not entry.ours}
     ratios = [
         entry.min_s / before[entry.name]
         for entry in new.entries
-        if entry.timed and entry.library != OURS and entry.name in before
+        if entry.timed and not entry.ours and entry.name in before
     ]
     return statistics.median(ratios) if len(ratios) >= ENOUGH else 1.0
 

@@ -79,6 +79,7 @@ def _run_json(run: Run) -> dict[str, Any]:
 def _layer_json(layer: LayerResult, roof: Roof) -> dict[str, Any]:
     record = asdict(layer)
     for row, entry in zip(record["entries"], layer.entries, strict=True):
+        row["library"] = row.pop("maker")
         if entry.timed:
             row["gflops"] = layer.gflops(entry)
             row["peak_fraction"] = layer.gflops(entry) / roof.gflops
@@ -225,7 +226,7 @@ def _entry(place: Place) -> Entry:
     if accuracy:
         accuracy = place.one_of("accuracy", ACCURACIES)
     return Entry(
-        library=place.text("library"),
+        maker=place.text("library"),
         name=place.text("name"),
         layout=place.text("layout", ""),
         min_s=seconds("min_s"),

@@ -101,7 +101,7 @@ def _run(run: Run) -> Iterator[str]:
     if lost:
         yield from ["", "Worst losses:", ""]
         for item in lost[:10]:
-            yield f"- {escaped(item.layer)}: {item.ratio:.2f} of {escaped(item.library)}"
+            yield f"- {escaped(item.layer)}: {item.ratio:.2f} of {escaped(item.maker)}"
     doubt = unstable_layers(run)
     if doubt:
         yield from ["", "Unstable:", ""]

@@ -323,9 +323,9 @@ def _errors(run: Run) -> Any:
         for entry in layer.entries:
             # Exact answers have no place on a logarithmic axis.
             if entry.timed and entry.l2_error > 0:
-                groups.setdefault(
-                    _group(entry.library, entry.name, entry.accuracy or run.accuracy), []
-                ).append((entry.min_s / ours.min_s, entry.l2_error))
+                groups.setdefault(_group(entry.maker, entry.name, entry.accuracy or run.accuracy), []).append(
+                    (entry.min_s / ours.min_s, entry.l2_error)
+                )
     if not groups:
         return None
     figure, axes = _figure(4.4)

@@ -19,6 +19,8 @@ class Entry:
 
     Attributes
     ----------
+    maker
+        The library whose it is, as the registry of peers names it; `OURS` for fastconv.
     min_s, median_s, calls
         Over all calls.
     spread, rounds_s
@@ -39,7 +41,7 @@ class Entry:
         are shown, and beat nobody.
     """
 
-    library: str
+    maker: str
     name: str
     layout: str
     min_s: float = math.nan
@@ -60,6 +62,10 @@ class Entry:
     lost: float = 0.0
     failed: str = ""
     within: bool = True
+
+    @property
+    def ours(self) -> bool:
+        return self.maker == OURS
 
     @property
     def timed(self) -> bool:
@@ -94,7 +100,7 @@ class LayerResult:
             if entry.timed
             and entry.within
             and not entry.accuracy
-            and (entry.library != OURS if library is None else entry.library == library)
+            and (not entry.ours if library is None else entry.maker == library)
             and (layout is None or entry.layout == layout)
         ]
         return min(found, key=lambda entry: entry.min_s, default=None)
@@ -143,9 +149,9 @@ def total(layers: Iterable[LayerResult], library: str | None, layout: str | None
 
 def totals(layers: Sequence[LayerResult]) -> dict[str, Total]:
     """Return the totals against the best peer, against the best in each layout, and against every library."""
-    libraries = dict.fromkeys(e.library for layer in layers for e in layer.entries if e.library != OURS)
+    libraries = dict.fromkeys(e.maker for layer in layers for e in layer.entries if not e.ours)
     found = {"best peer": total(layers, None)}
-    if {e.layout for layer in layers for e in layer.entries if e.library == OURS} >= {"NCHW", "NHWC"}:
+    if {e.layout for layer in layers for e in layer.entries if e.ours} >= {"NCHW", "NHWC"}:
         found |= {f"best peer, {layout}": total(layers, None, layout) for layout in ("NCHW", "NHWC")}
     found |= {library: total(layers, library) for library in libraries}
     return {name: value for name, value in found.items() if value is not None}
@@ -171,8 +177,4 @@ def holds(problem: Problem, entry: Entry) -> bool:
 def broken(layer: LayerResult) -> list[Entry]:
     """Return our entries that failed or are further from the reference than their accuracy class allows."""
     problem = Problem.parse(layer.word)
-    return [
-        entry
-        for entry in layer.entries
-        if entry.library == OURS and (entry.failed or not holds(problem, entry))
-    ]
+    return [entry for entry in layer.entries if entry.ours and (entry.failed or not holds(problem, entry))]

@@ -45,22 +45,20 @@ class Lost:
     word: str
     ratio: float
     interval: Interval | None
-    library: str
+    maker: str
 
 
 def libraries(run: Run) -> list[str]:
     """Return the libraries other than ours that have a time, in the order of the report."""
     return list(
-        dict.fromkeys(
-            e.library for layer in run.layers for e in layer.entries if e.library != OURS and e.timed
-        )
+        dict.fromkeys(e.maker for layer in run.layers for e in layer.entries if not e.ours and e.timed)
     )
 
 
 def against(run: Run) -> list[Against]:
     """Return the run against the best peer of every layer, against it in each layout, and against each library."""
     opponents: list[tuple[str, str | None, str | None]] = [(BEST, None, None)]
-    if {e.layout for layer in run.layers for e in layer.entries if e.library == OURS} >= {"NCHW", "NHWC"}:
+    if {e.layout for layer in run.layers for e in layer.entries if e.ours} >= {"NCHW", "NHWC"}:
         opponents += [(f"{BEST}, {layout}", None, layout) for layout in ("NCHW", "NHWC")]
     opponents += [(name, name, None) for name in libraries(run)]
     found = []

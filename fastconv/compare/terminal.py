@@ -41,7 +41,7 @@ def run_parts(run: Run) -> Iterator[Table | str]:
 
 def layer_table(title: str, layers: Sequence[LayerResult], peak: float) -> Table:
     """Return the table of a run: per layer our better layout beside the best form of every library."""
-    others = dict.fromkeys(e.library for layer in layers for e in layer.entries if e.library != OURS)
+    others = dict.fromkeys(e.maker for layer in layers for e in layer.entries if not e.ours)
     table = Table(title=escape(title), title_justify="left", header_style="bold")
     table.add_column("layer", overflow="fold")
     for heading in ("times", "algorithm", "layout"):
@@ -51,7 +51,7 @@ def layer_table(title: str, layers: Sequence[LayerResult], peak: float) -> Table
     for layer in layers:
         ours = layer.best(OURS)
         if ours is None:
-            reasons = [e.failed for e in layer.entries if e.library == OURS]
+            reasons = [e.failed for e in layer.entries if e.ours]
             table.add_row(escape(layer.name), str(layer.count), Text("failed: " + "; ".join(reasons), "red"))
             continue
         gflops = layer.gflops(ours)
