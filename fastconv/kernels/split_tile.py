@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
 from numba.extending import intrinsic
 
 from fastconv.kernels.simd import (
@@ -20,6 +19,7 @@ from fastconv.kernels.simd import (
     emit_masked_load,
     emit_masked_store,
     emit_store,
+    emitted,
     i64,
     internal_function,
     vector_type,
@@ -122,12 +122,7 @@ def split_rows(
     Touches  writes 64 bytes per row and part, zeros beyond `live`; 1 at `flag` when a value is not finite
              (or rounds to Inf)
     """
-
-    def generate(target_: Any, builder: Any, _s: Any, args: Any) -> Any:
-        builder.call(_emit_rows(builder, parts.literal_value), args[1:])
-        return target_.get_dummy_value()
-
-    return types.void(parts, *[types.intp] * 8), generate
+    return emitted(_emit_rows, (parts,), 8)
 
 
 def _emit_every(b: Any, step: int, address: Any, count: Any) -> Any:
@@ -196,9 +191,4 @@ def split_pairs(
              ``target + p*part``
     Touches  writes 4*count bytes per part; 1 at `flag` when a value is not finite (or rounds to Inf)
     """
-
-    def generate(target_: Any, builder: Any, _s: Any, args: Any) -> Any:
-        builder.call(_emit_pairs(builder, parts.literal_value, step.literal_value), args[2:])
-        return target_.get_dummy_value()
-
-    return types.void(parts, step, *[types.intp] * 6), generate
+    return emitted(_emit_pairs, (parts, step), 6)

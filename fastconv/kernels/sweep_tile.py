@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from llvmlite import ir
-from numba.core import types
 from numba.extending import intrinsic
 
 from fastconv.kernels.simd import (
@@ -191,12 +190,7 @@ def column_sums(
     """
     constants = (rows, lanes, pixel, dtype)
 
-    def generate(ctx: Any, builder: Any, _s: Any, args: Any) -> Any:
-        tile = _Column(*(w.literal_value for w in constants))
-        builder.call(_emit_column_sums(builder, tile), args[4:])
-        return ctx.get_dummy_value()
-
-    return types.void(*constants, *[types.intp] * 8), generate
+    return emitted(lambda builder, *literals: _emit_column_sums(builder, _Column(*literals)), constants, 8)
 
 
 def _emit_as_pixels(b: Any, tile: _Row | _Window, value: Any) -> Any:
@@ -277,12 +271,7 @@ def row_sums(
     """
     constants = (kernels, lanes, dtype, pixel)
 
-    def generate(ctx: Any, builder: Any, _s: Any, args: Any) -> Any:
-        tile = _Row(*(w.literal_value for w in constants))
-        builder.call(_emit_row_sums(builder, tile), args[4:])
-        return ctx.get_dummy_value()
-
-    return types.void(*constants, *[types.intp] * 9), generate
+    return emitted(lambda builder, *literals: _emit_row_sums(builder, _Row(*literals)), constants, 9)
 
 
 def _emit_window_sums(builder: Any, tile: _Window) -> Any:
@@ -356,12 +345,7 @@ def window_sums(
     """
     constants = (rows, lanes, dtype, pixel)
 
-    def generate(ctx: Any, builder: Any, _s: Any, args: Any) -> Any:
-        tile = _Window(*(w.literal_value for w in constants))
-        builder.call(_emit_window_sums(builder, tile), args[4:])
-        return ctx.get_dummy_value()
-
-    return types.void(*constants, *[types.intp] * 12), generate
+    return emitted(lambda builder, *literals: _emit_window_sums(builder, _Window(*literals)), constants, 12)
 
 
 def _emit_gather(builder: Any, pixel: str) -> Any:
