@@ -114,14 +114,19 @@ class PackedWeights:
     A functional call packs into memory that an earlier one has used: fresh pages would cost more than the packing.
     """
 
-    __slots__ = ("_block", "bias", "finite", "weights")
+    __slots__ = ("_block", "_layout", "bias", "weights")
 
     def __init__(self, layout: PackedLayout, weights: Array, bias: Array | None, threads: int) -> None:
-        self._block = workspace.take(layout.total_bytes)
+        self._block, self._layout = workspace.take(layout.total_bytes), layout
         self.weights = self._block.address
         self.bias = self.weights + layout.bias_offset
         run(layout.work, address(weights), self.weights, 0 if bias is None else address(bias), threads)
-        self.finite = not self._block.words(layout.flags_offset, layout.total_bytes).any()
+
+    @property
+    def finite(self) -> bool:
+        """Whether no weight is infinite or NaN."""
+        # A list takes a quarter of the time of NumPy's `any`, up to hundreds of blocks.
+        return not any(self._block.words(self._layout.flags_offset, self._layout.total_bytes).tolist())
 
     def __del__(self) -> None:
         # Nothing is left to give back to when the interpreter goes down, or if taking the memory failed.

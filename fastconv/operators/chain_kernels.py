@@ -10,7 +10,8 @@ from fastconv.kernels.simd import load, store, words
 
 Task = Callable[[int, int, int], None]
 
-#: int64 words of one step: array and offset of x, array and offset of y, kernel, context, its length, tasks.
+#: int64 words of one step: array and offset of x, array and offset of y, kernel, offset and length of its context,
+#: tasks.
 STEP_WORDS = 8
 #: Bytes at the beginning of scratch for the context of a step.
 CONTEXT_BYTES = 2048
@@ -20,19 +21,20 @@ CONTEXT_BYTES = 2048
 def chain() -> Task:
     """Return the task that runs the steps of one strip, all their tasks, each step on what the ones before it left.
 
-    Shapes   steps (strips, per_strip, STEP_WORDS); arrays are numbered: 0 is x, 1 is y, 2 is scratch
+    Shapes   contexts of all kernels and behind them steps (strips, per_strip, STEP_WORDS), offsets of contexts being
+             from their beginning; arrays are numbered: 0 is x, 1 is y, 2 is scratch
     Assumes  scratch holds a context, then what steps leave there, then from `room` on the scratch of a step
     Touches  what the steps touch, and scratch
     """
 
     def task(ctx: int, i: int, scratch: int) -> None:
-        x, y, _, steps, per_strip, room = words(ctx, 6)
+        x, y, _, contexts, table, per_strip, room = words(ctx, 7)
         for step in range(i * per_strip, (i + 1) * per_strip):
-            source, from_offset, target, to_offset, kernel, template, length, tasks = words(
-                steps + step * 64, 8
+            source, from_offset, target, to_offset, kernel, context, length, tasks = words(
+                contexts + table + step * 64, 8
             )
             for word in range(3, length):
-                store("int64", scratch + 8 * word, load("int64", template + 8 * word))
+                store("int64", scratch + 8 * word, load("int64", contexts + context + 8 * word))
             store("int64", scratch, (x if source == 0 else y if source == 1 else scratch) + from_offset)
             store("int64", scratch + 8, (x if target == 0 else y if target == 1 else scratch) + to_offset)
             store("int64", scratch + 16, 0)

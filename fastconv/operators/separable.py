@@ -197,8 +197,7 @@ def _run(
 ) -> None:
     """Run both convolutions on the arrays at these addresses."""
     if both.chain is not None:
-        parts = zip(both.chain.problems, weights, biases, strict=True)
-        runtime.run(both.chain.work(*(strips.prepared(*part) for part in parts)), x, y, 0, threads)
+        runtime.run(both.chain.work(weights, biases), x, y, 0, threads)
         return
     first, second = (
         strips.prepared((_with_threads(problem, threads),), w, bias)[0]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from fastconv.algorithms.geometry import aligned_up
 from fastconv.algorithms.interface import Algorithm, Layout
+from fastconv.algorithms.weights import PackedWeights
 from fastconv.arrays import Array, address
 from fastconv.machine import Machine
 from fastconv.operators import chain_kernels
@@ -57,31 +60,83 @@ class Chain:
             for step, problems, first in zip(strip, self.problems, firsts, strict=False):
                 which.append(first + problems.index(step.problem))
                 rows.append([*_shifted(*step.source), *_shifted(*step.target), 0, 0, 0, 0])
-        self._table, self._which = np.array(rows, np.int64).reshape(-1, STEP_WORDS), np.array(which)
-        self._counts = [which.count(number) for number in range(firsts[-1])]
-        self._strips = len(strips)
-        self._room = CONTEXT_BYTES + aligned_up(strip_bytes, 64)
+        self.table, self.which = np.array(rows, np.int64).reshape(-1, STEP_WORDS), np.array(which)
+        self.strips = len(strips)
+        self.room = CONTEXT_BYTES + aligned_up(strip_bytes, 64)
+        #: What was chosen for each step last, and what follows from it: in one piece, for threads to exchange.
+        self._last: tuple[list[tuple[_Chosen, ...]], _Joined] | None = None
 
-    def work(self, *prepared: Sequence[Work]) -> Work:
-        """Return what the runtime runs, one task for each strip, from the prepared convolutions of `problems`."""
-        works = [work for step in prepared for work in step]
-        table = self._table.copy()
-        table[:, 4:] = np.array([_numbers(work) for work in works], np.int64)[self._which]
-        seconds = sum(count * work.seconds for count, work in zip(self._counts, works, strict=True))
-        context = np.array((0, 0, 0, address(table), len(prepared), self._room), np.int64)
-        scratch = self._room + max(work.scratch_bytes for work in works)
-        return Work(chain_kernels.chain(), context, self._strips, scratch, seconds, (table, works))
+    def work(self, weights: Sequence[Array], biases: Sequence[Array | None]) -> Work:
+        """Return what the runtime runs, one task for each strip, with the weights (OIHW) and bias of each step."""
+        chosen = [_chosen(problems) for problems in self.problems]
+        last = self._last
+        if last is None or not all(map(operator.is_, chosen, last[0])):
+            self._last = last = (chosen, _Joined(self, [one.layout for step in chosen for one in step]))
+        joined = last[1]
+        words = joined.words.copy()
+        keep: list[Any] = [joined]
+        first = 0
+        for step, w, bias in zip(chosen, weights, biases, strict=True):
+            packings: dict[int, PackedWeights] = {}
+            for number, (choice, layout, packed_for) in enumerate(step):
+                packed = packings.get(packed_for)
+                if packed is None:
+                    if layout.weights is None or not _packs_plainly(choice):
+                        return self._carefully(weights, biases)
+                    packed = packings[packed_for] = PackedWeights(layout.weights, w, bias, 1)
+                    if layout.pads_with_zeros and not packed.finite:
+                        return self._carefully(weights, biases)
+                place = joined.starts[first + number]
+                words[place + 3], words[place + 4] = packed.weights, packed.bias
+            keep.extend(packings.values())
+            first += len(step)
+        return joined.work(words, keep)
+
+    def _carefully(self, weights: Sequence[Array], biases: Sequence[Array | None]) -> Work:
+        """Return the same where a step needs another algorithm than the one chosen for finite weights."""
+        works = [
+            work for step in zip(self.problems, weights, biases, strict=True) for work in prepared(*step)
+        ]
+        joined = _Joined(self, works)
+        return joined.work(joined.words, works)
+
+
+class _Joined:
+    """Contexts of all convolutions of a chain, one behind the other, then the table of the steps: one array."""
+
+    def __init__(self, chain: Chain, parts: Sequence[Layout | Work]) -> None:
+        for part in parts:
+            if part.context.nbytes > CONTEXT_BYTES:
+                raise ValueError(
+                    f"contexts in chains have at most {CONTEXT_BYTES // 8} words, got {part.context.size}"
+                )
+        self.starts = np.cumsum([0, *(part.context.size for part in parts)]).tolist()
+        numbers = [
+            (part.kernel.address, 8 * start, part.context.size, part.tasks)
+            for part, start in zip(parts, self.starts, strict=False)
+        ]
+        table = chain.table.copy()
+        table[:, 4:] = np.array(numbers, np.int64)[chain.which]
+        self.words = np.concatenate([*(part.context for part in parts), table.ravel()])
+        steps = len(chain.problems)
+        self._context = np.array((0, 0, 0, 0, 8 * self.starts[-1], steps, chain.room), np.int64)
+        self._strips = chain.strips
+        self._scratch = chain.room + max(part.scratch_bytes for part in parts)
+        self._seconds = sum(parts[which].seconds for which in chain.which)
+        self._parts = parts
+
+    def work(self, words: npt.NDArray[np.int64], keep: Sequence[Any]) -> Work:
+        """Return the work with these words, a copy of the own ones with addresses of weights in them."""
+        context = self._context.copy()
+        context[3] = address(words)
+        return Work(
+            chain_kernels.chain(), context, self._strips, self._scratch, self._seconds, (words, *keep)
+        )
 
 
 def _shifted(array: int, offset: int) -> tuple[int, int]:
     """Return a place as the kernel counts it: strips keep their memory behind a context."""
     return array, offset + (CONTEXT_BYTES if array == STRIP else 0)
-
-
-def _numbers(work: Work) -> tuple[int, ...]:
-    if work.words * 8 > CONTEXT_BYTES:
-        raise ValueError(f"contexts in chains have at most {CONTEXT_BYTES // 8} words, got {work.words}")
-    return work.kernel.address, work.template, work.words, work.tasks
 
 
 class _Chosen(NamedTuple):
@@ -112,7 +167,7 @@ tuning.forgets.append(_chosen.cache_clear)
 def _same_packing(a: Choice, a_layout: Layout, b: Choice, b_layout: Layout) -> bool:
     """Return whether weights packed for `a` serve `b`: the same task fills the same memory by the same tables."""
     packed, other = a_layout.weights, b_layout.weights
-    if a.algorithm is not b.algorithm or type(a.algorithm).prepare is not Algorithm.prepare:
+    if a.algorithm is not b.algorithm or not _packs_plainly(a):
         return False
     if packed is None or other is None or a_layout.pads_with_zeros < b_layout.pads_with_zeros:
         return False
@@ -124,6 +179,11 @@ def _same_packing(a: Choice, a_layout: Layout, b: Choice, b_layout: Layout) -> b
     tables = {address(table) for table in mine.keep}
     alike = mine.context == theirs.context
     return all(same or int(word) in tables for same, word in zip(alike, mine.context, strict=True))
+
+
+def _packs_plainly(choice: Choice) -> bool:
+    """Return whether all that stands between weights and running is packing them."""
+    return type(choice.algorithm).prepare is Algorithm.prepare
 
 
 def prepared(problems: Sequence[Problem], weights: Array, bias: Array | None) -> list[Work]:

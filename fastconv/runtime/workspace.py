@@ -22,17 +22,18 @@ KEPT_BYTES = 256 << 20
 class Block:
     """Memory of one call: ``address`` is aligned, ``size`` is its class."""
 
-    __slots__ = ("_memory", "address", "size")
+    __slots__ = ("_words", "address", "size")
 
     def __init__(self, size: int) -> None:
-        self._memory = np.empty(size + ALIGNMENT, np.uint8)
-        self.address = -(-self._memory.ctypes.data // ALIGNMENT) * ALIGNMENT
+        memory = np.empty(size + ALIGNMENT, np.uint8)
+        skipped = -memory.ctypes.data % ALIGNMENT
+        self.address = memory.ctypes.data + skipped
+        self._words = memory[skipped : skipped + size].view(np.int64)
         self.size = size
 
     def words(self, start: int, stop: int) -> npt.NDArray[np.int64]:
-        """Return the int64 words from byte `start` to byte `stop`."""
-        skipped = self.address - self._memory.ctypes.data
-        return self._memory[skipped + start : skipped + stop].view(np.int64)
+        """Return the int64 words from byte `start` to byte `stop`, multiples of 8."""
+        return self._words[start // 8 : stop // 8]
 
 
 _free: defaultdict[int, list[Block]] = defaultdict(list)
