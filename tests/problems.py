@@ -76,6 +76,11 @@ _BOTH = (
     "n1c4h12w67_o8k3x3_s1x2p1.1.0.2d1g2 bias",
     "n2c20h9w12_o20k9x17_s2x1p4.5.8.3d1g20 bias residual relu",
     "n1c16h21w6_o16k16x3_s1x2p9.11.1.0d1g16",
+    # groups that slide: strips of rows with a last one that is short, one to three columns of taps, groups of 2 to 16
+    "n2c40h9w7_o40k3x3_s1p1d1g20 bias residual relu",
+    "n1c32h10w6_o32k3x2_s1x2p1.1.0.1d1g2 bias",
+    "n1c24h6w11_o24k3x1_s1p2.0.1.0d1g3 residual",
+    "n2c48h13w9_o48k5x4_s2x1p3.1.2.2d1g12 bias relu",
     # tiles of other kernels than 3x3, and of kernels with one row or one column
     "n1c17h11w14_o33k5x5_s1p2.1.0.3d1g1 relu bias residual",
     "n2c8h9w13_o7k5x5_s1p2d1g1 fast",
@@ -152,6 +157,7 @@ FAMILIES = tuple(
             "n1c19h11w13_o19k3x3_s1p1d1g19",
             "n1c1h11w13_o1k5x5_s1p2d1g1",
             "n1c12h11w13_o12k3x3_s1p1d1g3",
+            "n1c24h11w13_o24k3x3_s1p1d1g6",
             "n1c3h11w13_o3k3x3_s1p1d1g1",
         )
     )

@@ -6,20 +6,11 @@ from collections.abc import Callable
 
 from fastconv.kernels.depthwise_pixels_tile import strips_tile
 from fastconv.kernels.depthwise_planes_tile import NOTHING, READS, SUMS, planes_tile
-from fastconv.kernels.jit import device, task_factory
-from fastconv.kernels.simd import item_bytes, load, store, words
+from fastconv.kernels.jit import task_factory
+from fastconv.kernels.packing import row_pointers
+from fastconv.kernels.simd import item_bytes, words
 
 Task = Callable[[int, int, int], None]
-
-
-@device
-def row_pointers(
-    rows_in: int, first: int, count: int, base: int, x_row: int, outside: int, pointers: int
-) -> None:
-    """Write where `count` input rows begin, from padded row `first` on: `outside` for those beside the image."""
-    for r in range(count):
-        h = load("int64", rows_in + 8 * (first + r))
-        store("int64", pointers + 8 * r, base + h * x_row if h >= 0 else outside)
 
 
 @task_factory

@@ -296,3 +296,13 @@ def write_segments(
         lane += pitch - column
     store("int64", target, count)
     return end
+
+
+@device
+def row_pointers(
+    rows_in: int, first: int, count: int, base: int, x_row: int, outside: int, pointers: int
+) -> None:
+    """Write where `count` input rows begin, from padded row `first` on: `outside` for those beside the image."""
+    for r in range(count):
+        h = load("int64", rows_in + 8 * (first + r))
+        store("int64", pointers + 8 * r, base + h * x_row if h >= 0 else outside)

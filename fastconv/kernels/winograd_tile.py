@@ -73,7 +73,7 @@ def transforms(m: int, taps: int) -> tuple[Matrix, Matrix, Matrix]:
     return a_t, tuple(g_rows), tuple(b_rows)
 
 
-class _Linear:
+class Linear:
     """Emits products of constant matrices with vectors of vectors."""
 
     def __init__(self, builder: Any, dtype: str, lanes: int) -> None:
@@ -135,7 +135,7 @@ def _emit_input(builder: Any, mh: int, mw: int, kh: int, kw: int, dtype: str, la
     left.add_incoming(count, entry)
     moved.add_incoming(i64(0), entry)
     bad.add_incoming(ir.Constant(vector, None), entry)
-    linear = _Linear(b, dtype, lanes)
+    linear = Linear(b, dtype, lanes)
     columns = []
     here = b.add(source, moved)
     for j in range(wide):
@@ -198,7 +198,7 @@ def _emit_kernels(builder: Any, mh: int, mw: int, kh: int, kw: int, dtype: str, 
     b = ir.IRBuilder(function.append_basic_block("entry"))
     loop, end = function.append_basic_block("loop"), function.append_basic_block("end")
     left, kernel, place = enter_loop(b, loop, [count, source, target])
-    linear = _Linear(b, "float64", lanes)
+    linear = Linear(b, "float64", lanes)
     columns = []
     for j in range(kw):
         taps = [b.add(kernel, i64((i * kw + j) * lanes * size)) for i in range(kh)]
@@ -247,7 +247,7 @@ def _emit_output(
     vector = vector_type(dtype, lanes)
     down, across = transforms(mh, kh)[0], transforms(mw, kw)[0]
     b = ir.IRBuilder(function.append_basic_block("entry"))
-    linear = _Linear(b, dtype, lanes)
+    linear = Linear(b, dtype, lanes)
     halves = []
     for j in range(wide):
         places = [b.add(source, b.mul(step, i64(i * wide + j))) for i in range(high)]

@@ -1,0 +1,122 @@
+"""What both algorithms of small groups in NHWC share on the host: needs, cycles and layouts of strips of rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from fastconv.algorithms import needs, tiles
+from fastconv.algorithms.geometry import aligned_up, context, row_map
+from fastconv.algorithms.group_strips_task import group_strips
+from fastconv.algorithms.group_strips_weights import group_strips_weights
+from fastconv.algorithms.interface import Layout
+from fastconv.algorithms.needs import Need
+from fastconv.arrays import address
+from fastconv.machine import Machine
+from fastconv.problem import Problem
+
+#: Longest axis of a kernel, all of which is written out as straight code.
+MOST_TAPS = 7
+#: Most work of a task: Ctrl-C is felt between tasks.
+TASK_FLOP = 5e8
+#: Cycles around one strip beside its walk.
+STRIP_CYCLES = 40.0
+#: What is left of the time that images beyond L2 take elsewhere, since walks ask for their lines in order (128 channels
+#: at 56x56: 127 us, of which 109 are products; a copy of input and output 80).
+IN_ORDER = 0.5
+
+
+class Config(NamedTuple):
+    """Output rows of a strip, output rows of a task."""
+
+    across: int
+    rows: int
+
+
+def needs_of_groups(problem: Problem, machine: Machine, most: int) -> Iterator[Need]:
+    """Yield what keeps whole groups of up to `most` channels from standing side by side in a vector of pixels."""
+    yield from needs.of_floats(problem)
+    lanes = machine.lanes(problem.compute_dtype)
+    g, p = problem.c_per_group, problem.o_per_group
+    if problem.groups == 1 or g != p or g < 2 or g > most or lanes % g:
+        sizes = ", ".join(str(2**i) for i in range(1, int(math.log2(min(most, lanes))) + 1))
+        got = f"{problem.groups} of {g} and {p}"
+        four = {"c": 8, "o": 8, "groups": 2 if lanes % 4 == 0 else 4}
+        yield Need(f"groups of {sizes} inputs and as many outputs", got, four)
+    if problem.layout != "NHWC":
+        yield Need("layout NHWC", problem.layout, {"layout": "NHWC"})
+    if problem.padding_mode != "zeros":
+        yield Need("padding_mode='zeros'", repr(problem.padding_mode), {"padding_mode": "zeros"})
+
+
+def division(problem: Problem, across: int) -> Config:
+    """Return the tasks that suit the problem."""
+    blocks = -(-4 * problem.threads // max(problem.n, 1)) if problem.threads > 1 else 1
+    blocks = max(blocks, int(problem.flop / max(problem.n, 1) / TASK_FLOP), 1)
+    rows = -(-problem.oh // min(blocks, problem.oh))
+    return Config(across, aligned_up(rows, across))
+
+
+def strip_cycles(problem: Problem, machine: Machine, config: Config, products: float, others: float) -> float:
+    """Return the cycles of all walks: `products` and `others` (shuffles, transforms) for a column of one vector."""
+    (sh, sw), rows = problem.stride, config.across
+    lines = min(sw, problem.kw) * ((rows - 1) * sh + problem.kh) + rows
+    port = (products * (1 if machine.fma else 2) + others) / 2
+    turn = max(port + rows + 2, lines * machine.vector_bytes / tiles.l2_rate(machine))
+    turns = problem.ow + -(-problem.kw // sw) - 1
+    strips = problem.n * -(-problem.oh // rows) * -(-problem.c // machine.lanes(problem.compute_dtype))
+    return strips * (turns * turn + STRIP_CYCLES)
+
+
+def strip_seconds(problem: Problem, machine: Machine, config: Config, cycles: float) -> float:
+    """Return the time of so many cycles beside what is moved through memory."""
+    moved = IN_ORDER * tiles.image_cycles(problem, machine, problem.x_bytes + 2 * problem.y_bytes)
+    tasks = problem.n * -(-problem.oh // config.rows)
+    return tiles.seconds(problem, machine, max(cycles, moved) + 0.3 * min(cycles, moved), tasks)
+
+
+def strip_scratch(problem: Problem, machine: Machine, config: Config) -> int:
+    """Return the bytes of one worker: a vector, and where the rows under a strip begin."""
+    return machine.vector_bytes + aligned_up(8 * ((config.across - 1) * problem.stride[0] + problem.kh), 64)
+
+
+def strip_layout(
+    problem: Problem, machine: Machine, config: Config, seconds: float, *, points: bool
+) -> Layout:
+    """Lay out rows and weights, transformed ones too with `points`."""
+    size = np.dtype(problem.compute_dtype).itemsize
+    lanes = machine.lanes(problem.compute_dtype)
+    sh, sw = problem.stride
+    weights, plain = group_strips_weights(problem, config.across if points else 0, lanes)
+    blocks = -(-problem.oh // config.rows)
+    rows_in = row_map(problem, (problem.oh + config.across - 2) * sh + problem.kh)
+    x_row, y_row = (width * problem.c * size for width in (problem.w, problem.ow))
+    outside = np.zeros(x_row + 64, np.uint8)
+    values = context(
+        *(address(rows_in), address(outside), blocks, config.rows, problem.oh, problem.ow, problem.w),
+        *divmod(problem.c, lanes),
+        *(problem.padding[2], problem.h * x_row, x_row, problem.c * size, y_row, plain),
+    )
+    far = problem.x_bytes + problem.y_bytes > machine.l2_bytes
+    kernel = group_strips(
+        *(
+            config.across,
+            problem.kh,
+            problem.kw,
+            sh,
+            sw,
+            problem.c_per_group,
+            int(points),
+            int(far),
+            int(problem.c % lanes > 0),
+            lanes,
+        ),
+        *(problem.compute_dtype, problem.activation),
+    )
+    scratch = strip_scratch(problem, machine, config)
+    # Weights are always checked where they are transformed: an infinite one would spread over the rows of a strip.
+    checked = points or (problem.padding_mode == "zeros" and any(problem.padding))
+    return Layout(kernel, values, problem.n * blocks, scratch, seconds, weights, checked, (rows_in, outside))
