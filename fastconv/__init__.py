@@ -21,10 +21,17 @@ if TYPE_CHECKING:
     from fastconv.api import plan_cache_info as plan_cache_info
     from fastconv.machine import Machine as Machine
     from fastconv.operators.depthwise import depthwise_conv2d as depthwise_conv2d
+    from fastconv.operators.depthwise import explain_depthwise_conv2d as explain_depthwise_conv2d
+    from fastconv.operators.depthwise import plan_depthwise_conv2d as plan_depthwise_conv2d
+    from fastconv.operators.gradient_plans import explain_conv2d_input_grad as explain_conv2d_input_grad
+    from fastconv.operators.gradient_plans import explain_conv2d_weight_grad as explain_conv2d_weight_grad
+    from fastconv.operators.gradient_plans import plan_conv2d_input_grad as plan_conv2d_input_grad
     from fastconv.operators.gradients import conv2d_bias_grad as conv2d_bias_grad
     from fastconv.operators.gradients import conv2d_input_grad as conv2d_input_grad
     from fastconv.operators.gradients import conv2d_weight_grad as conv2d_weight_grad
     from fastconv.operators.local import locally_connected2d as locally_connected2d
+    from fastconv.operators.plans import OperatorExplanation as OperatorExplanation
+    from fastconv.operators.plans import OperatorPlan as OperatorPlan
     from fastconv.operators.pooling import adaptive_avg_pool2d as adaptive_avg_pool2d
     from fastconv.operators.pooling import adaptive_max_pool2d as adaptive_max_pool2d
     from fastconv.operators.pooling import avg_pool2d as avg_pool2d
@@ -33,7 +40,11 @@ if TYPE_CHECKING:
     from fastconv.operators.pooling import max_pool2d as max_pool2d
     from fastconv.operators.separable import separable_conv2d as separable_conv2d
     from fastconv.operators.sequences import conv1d as conv1d
+    from fastconv.operators.sequences import explain_conv1d as explain_conv1d
+    from fastconv.operators.sequences import plan_conv1d as plan_conv1d
     from fastconv.operators.transposed import conv_transpose2d as conv_transpose2d
+    from fastconv.operators.transposed import explain_conv_transpose2d as explain_conv_transpose2d
+    from fastconv.operators.transposed import plan_conv_transpose2d as plan_conv_transpose2d
     from fastconv.operators.unfolding import col2im as col2im
     from fastconv.operators.unfolding import im2col as im2col
     from fastconv.planning.explain import Explanation as Explanation
@@ -67,12 +78,23 @@ _HOME = {
     "global_max_pool2d": "fastconv.operators.pooling",
     "max_pool2d": "fastconv.operators.pooling",
     "depthwise_conv2d": "fastconv.operators.depthwise",
+    "explain_depthwise_conv2d": "fastconv.operators.depthwise",
+    "plan_depthwise_conv2d": "fastconv.operators.depthwise",
+    "explain_conv2d_input_grad": "fastconv.operators.gradient_plans",
+    "explain_conv2d_weight_grad": "fastconv.operators.gradient_plans",
+    "plan_conv2d_input_grad": "fastconv.operators.gradient_plans",
     "conv2d_bias_grad": "fastconv.operators.gradients",
     "conv2d_input_grad": "fastconv.operators.gradients",
     "conv2d_weight_grad": "fastconv.operators.gradients",
     "separable_conv2d": "fastconv.operators.separable",
     "conv1d": "fastconv.operators.sequences",
+    "explain_conv1d": "fastconv.operators.sequences",
+    "plan_conv1d": "fastconv.operators.sequences",
     "conv_transpose2d": "fastconv.operators.transposed",
+    "explain_conv_transpose2d": "fastconv.operators.transposed",
+    "plan_conv_transpose2d": "fastconv.operators.transposed",
+    "OperatorExplanation": "fastconv.operators.plans",
+    "OperatorPlan": "fastconv.operators.plans",
     "col2im": "fastconv.operators.unfolding",
     "im2col": "fastconv.operators.unfolding",
     "Explanation": "fastconv.planning.explain",

@@ -12,7 +12,7 @@ from fastconv.arguments import WEIGHT_LAYOUTS, PaddingArgument, Step
 from fastconv.planning import facts, planner, routes
 from fastconv.planning.explain import Explanation, explained
 from fastconv.planning.plan import Plan, admit
-from fastconv.problem import DTYPES, one_of
+from fastconv.problem import one_of
 
 
 def conv2d(
@@ -217,10 +217,10 @@ threads, workspace_limit
     one_of("rigor", rigor, planner.RIGORS)
     w_array = arrays.view("w", w)
     b_array = None if bias is None else arrays.view("bias", bias)
-    sizes, found = _shape_and_dtype("x_shape", x_shape)
+    sizes, found = routes.shape_and_dtype("x_shape", x_shape)
     route = routes.find(
         sizes,
-        _dtype(dtype) if dtype is not None else found or w_array.dtype,
+        routes.dtype(dtype) if dtype is not None else found or w_array.dtype,
         w_array.shape,
         w_array.dtype,
         None if b_array is None else (b_array.shape, b_array.dtype),
@@ -232,21 +232,14 @@ threads, workspace_limit
         weight_layout,
         padding_mode,
         activation,
-        _is_given("residual", residual),
+        routes.is_given("residual", residual),
         accuracy,
         algorithm,
         routes.thread_count(threads),
         workspace_limit,
         packing=False,
     )
-    if rigor in ("measure", "exhaustive"):
-        route = routes.measured(
-            route, w_array, b_array, weight_layout, algorithm, exhaustive=rigor == "exhaustive"
-        )
-    # Algorithms may use weights where they lie; the copy is what makes a plan independent of its caller's
-    # arrays.
-    b_own = None if b_array is None else b_array.copy()
-    return routes.packed(route, w_array.copy(), b_own, weight_layout)
+    return routes.planned(route, w_array, b_array, weight_layout, algorithm, rigor)
 
 
 def explain(
@@ -302,9 +295,9 @@ threads, workspace_limit
     >>> any(row.chosen for row in report.rows)
     True
     """
-    sizes, x_found = _shape_and_dtype("x_shape", x_shape)
-    w_sizes, w_found = _shape_and_dtype("w_shape", w_shape)
-    kind = _dtype(dtype) if dtype is not None else x_found or w_found or np.dtype(np.float32)
+    sizes, x_found = routes.shape_and_dtype("x_shape", x_shape)
+    w_sizes, w_found = routes.shape_and_dtype("w_shape", w_shape)
+    kind = routes.dtype(dtype) if dtype is not None else x_found or w_found or np.dtype(np.float32)
     problem = arguments.problem(
         sizes,
         w_sizes,
@@ -317,8 +310,8 @@ threads, workspace_limit
         dtype=kind.name,
         padding_mode=padding_mode,
         activation=activation,
-        bias=_is_given("bias", bias),
-        residual=_is_given("residual", residual),
+        bias=routes.is_given("bias", bias),
+        residual=routes.is_given("residual", residual),
         accuracy=accuracy,
         threads=routes.thread_count(threads),
         workspace_limit=routes.limit(workspace_limit),
@@ -421,26 +414,3 @@ def plan_cache_clear() -> None:
     0
     """
     routes.REMEMBERED.cache_clear()
-
-
-def _shape_and_dtype(name: str, value: Any) -> tuple[tuple[int, ...], np.dtype[Any] | None]:
-    """Return the shape that is meant, and the dtype if `value` is an array."""
-    if isinstance(value, tuple | list):
-        return arguments.shape(name, value, (3, 4)), None
-    array = arrays.view(name, value)
-    return array.shape, array.dtype
-
-
-def _dtype(value: npt.DTypeLike) -> np.dtype[Any]:
-    try:
-        return arrays.supported("dtype", np.dtype(value))
-    except TypeError as refusal:
-        raise TypeError(f"dtype must be one of {', '.join(DTYPES)}, got {value!r}") from refusal
-
-
-def _is_given(name: str, value: Any) -> bool:
-    """Return whether there will be an array, from a yes, a no, None or an array."""
-    if value is None or isinstance(value, bool):
-        return bool(value)
-    arrays.view(name, value)
-    return True

@@ -6,5 +6,6 @@ behind it: `separable` goes through `strips` of rows (`chain_kernels`); `transpo
 of all phases of the stride (`phase_kernels`), or `spreading`, for few pixels and large weights (`spread_kernels`);
 `pooling` through `pool_work` and then `pool_pixels` (NHWC) or `pool_planes` (NCHW); the others have their
 `..._kernels` beside them. `running` and `windows` are what all of them share. Those that are convolutions go to the
-planner like any `conv2d`.
+planner like any `conv2d`: their `plan_...` and `explain_...` stand beside the call (those of the gradients in
+`gradient_plans`), on `plans`.
 """

@@ -15,7 +15,7 @@ from fastconv.arguments import PaddingArgument, Step
 from fastconv.machine import Machine
 from fastconv.operators import gradient_kernels, running
 from fastconv.operators.running import Result
-from fastconv.operators.transposed import check_same_dtype, conv_transpose2d, floats
+from fastconv.operators.transposed import check_float, check_same_dtype, conv_transpose2d, floats
 from fastconv.planning import routes
 from fastconv.problem import Problem
 from fastconv.runtime import Work
@@ -70,26 +70,8 @@ def conv2d_input_grad(
     [[10.0, 120.0, 200.0]]
     """
     problem = _forward(x_shape, w, grad_out, stride, padding, dilation, groups, layout, accuracy)
-    top, bottom, left, right = problem.padding
-    (sh, sw), (dh, dw) = problem.stride, problem.dilation
-    # Rows beyond the last window got no share of the result: their gradient is zero.
-    rest = (
-        problem.h - ((problem.oh - 1) * sh - top - bottom + dh * (problem.kh - 1) + 1),
-        problem.w - ((problem.ow - 1) * sw - left - right + dw * (problem.kw - 1) + 1),
-    )
     return conv_transpose2d(
-        grad_out,
-        w,
-        None,
-        problem.stride,
-        ((top, bottom), (left, right)),
-        rest,
-        groups,
-        problem.dilation,
-        layout=layout,
-        accuracy=accuracy,
-        threads=threads,
-        out=out,
+        grad_out, w, *transposed_words(problem), layout=layout, accuracy=accuracy, threads=threads, out=out
     )
 
 
@@ -151,7 +133,7 @@ def conv2d_weight_grad(
     y = running.written_to(target, result)
     if problem.n:
         images, given = arrays.ready(source, dtype), arrays.ready(gradient, dtype)
-        work = _weight_gradient(problem)
+        work = weight_gradient(problem)
         runtime.run(work, arrays.address(images), arrays.address(y), arrays.address(given), workers)
     else:
         y[...] = 0
@@ -163,7 +145,7 @@ BAND_SHARE, SUMS_SHARE = 4, 4
 
 
 @lru_cache(maxsize=256)
-def _weight_gradient(p: Problem) -> Work:
+def weight_gradient(p: Problem) -> Work:
     """Return the work on images, gradients as a third array, and the gradient by the kernels."""
     machine, dtype = Machine.host(), np.dtype(p.dtype)
     lanes, size, nhwc = machine.lanes(p.dtype), dtype.itemsize, p.layout == "NHWC"
@@ -248,6 +230,38 @@ def conv2d_bias_grad(grad_out: Any, *, layout: str = "NCHW") -> Any:
     return sums if type(grad_out) is np.ndarray else arrays.give_back(sums, grad_out)
 
 
+def transposed_words(problem: Problem) -> tuple[Any, ...]:
+    """Return what `conv_transpose2d` is called with, from the bias on, for the gradient by the images."""
+    top, bottom, left, right = problem.padding
+    (sh, sw), (dh, dw) = problem.stride, problem.dilation
+    # Rows beyond the last window got no share of the result: their gradient is zero.
+    rest = (
+        problem.h - ((problem.oh - 1) * sh - top - bottom + dh * (problem.kh - 1) + 1),
+        problem.w - ((problem.ow - 1) * sw - left - right + dw * (problem.kw - 1) + 1),
+    )
+    pads = ((top, bottom), (left, right))
+    return None, problem.stride, pads, rest, problem.groups, problem.dilation
+
+
+def convolution(
+    sizes: tuple[int, ...],
+    w_sizes: tuple[int, ...],
+    dtype: np.dtype[Any],
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    layout: Any,
+    accuracy: Any,
+) -> Problem:
+    """Return the Problem of a convolution whose gradient is asked for."""
+    check_float("dtype", dtype)
+    return arguments.problem(
+        sizes, w_sizes, stride=stride, padding=padding, dilation=dilation, groups=groups, layout=layout,
+        dtype=dtype.name, accuracy=accuracy,
+    )  # fmt: skip
+
+
 def _forward(
     x_shape: tuple[int, ...],
     w: Any,
@@ -263,10 +277,9 @@ def _forward(
     weights, gradient = floats("w", w), floats("grad_out", grad_out)
     check_same_dtype("grad_out", gradient, weights)
     sizes = running.sizes(arguments.shape("x_shape", x_shape, (3, 4)), layout)
-    problem = arguments.problem(
-        x_shape, weights.shape, stride=stride, padding=padding, dilation=dilation, groups=groups, layout=layout,
-        dtype=weights.dtype.name, accuracy=accuracy,
-    )  # fmt: skip
+    problem = convolution(
+        x_shape, weights.shape, weights.dtype, stride, padding, dilation, groups, layout, accuracy
+    )
     shape = sizes.result(problem.o, problem.oh, problem.ow)
     if gradient.shape != shape:
         raise ValueError(

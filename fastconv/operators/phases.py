@@ -9,8 +9,9 @@ Source: V. Dumoulin & F. Visin, arXiv:1603.07285, section 4.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ from fastconv import arrays, runtime
 from fastconv.kernels.jit import Kernel
 from fastconv.operators import phase_kernels, running, strips
 from fastconv.operators.phase_kernels import GATHERED
+from fastconv.planning import routes
+from fastconv.planning.plan import Plan
 from fastconv.problem import Pair, Problem
 from fastconv.runtime import Work, workspace
 
@@ -85,6 +88,11 @@ class Transposed:
         return not words["bias"] and words["activation"] == "none"
 
     @property
+    def w_bytes(self) -> int:
+        """Bytes of the weights."""
+        return self.c * self.o // self.groups * math.prod(self.kernel) * np.dtype(self.dtype).itemsize
+
+    @property
     def direct(self) -> bool:
         """Whether its only convolution writes the result as it is."""
         return self.stride == (1, 1)
@@ -140,6 +148,34 @@ class Part(NamedTuple):
 def parts(t: Transposed, threads: int) -> tuple[Part | None, ...]:
     """Return the convolutions; None where no tap meets any pixel."""
     return tuple(_part(t, rows, columns, threads) for rows, columns in t.parts)
+
+
+def route(t: Transposed, threads: int) -> str:
+    """Return in words what convolutions it is made of."""
+    found = [part for part in parts(t, threads) if part is not None]
+    together = sum(len(part.taps) for part in found)
+    idle = sum(part is None for part in parts(t, threads))
+    if t.direct:
+        words = "one convolution by the kernel turned round"
+    elif len(found) == 1 < together:
+        words = f"one convolution for all {together} phases of the stride"
+    elif together == 1:
+        words = "one convolution for one phase of the stride"
+    elif len(found) == together:
+        words = f"{together} convolutions, one for each phase of the stride"
+    else:
+        words = f"{len(found)} convolutions for {together} phases of the stride"
+    return words + (f"; {idle} phases meet no pixel" if idle else "")
+
+
+def any_idle(t: Transposed, threads: int) -> bool:
+    """Return whether the outputs of any phase meet no pixel."""
+    return None in parts(t, threads)
+
+
+def gathering_seconds(part: Part) -> float:
+    """Return the estimated time to take the weights of one convolution out of the kernel, on one thread."""
+    return WEIGHT_CYCLES * math.prod(part.w_shape) / running.CLOCK
 
 
 def _part(t: Transposed, rows: Axis, columns: Axis, threads: int) -> Part | None:
@@ -220,30 +256,67 @@ def _placing(t: Transposed, rows: Axis, columns: Axis, p: Problem) -> Work:
 
 def run(t: Transposed, x: Array, w: Array, bias: Array | None, y: Array, threads: int) -> None:
     """Compute into y, contiguous; x has an axis of images, w is (C, O / groups, kh, kw) with any strides."""
-    first = 2 if t.layout == "NCHW" else 1
     for number, part in enumerate(parts(t, threads)):
         if part is None:
-            _untouched(t, bias, y, *t.parts[number])
+            _fill(t, idle_value(t, bias), y, *t.parts[number])
             continue
-        p = part.problem
-        ready = arrays.ready(x[(slice(None),) * first + part.source], t.dtype)
         room = -(-part.w_bytes // 8) * 8
         weights = workspace.take(room)
         kernels = weights.words(0, room).view(t.dtype)[: part.w_bytes // y.itemsize].reshape(part.w_shape)
-        gathering = _gathering(t, number, w.strides, threads)
-        runtime.run(gathering, w.ctypes.data, weights.address, 0, threads)
-        biases = bias
-        if bias is not None and len(part.taps) > 1:
-            biases = np.repeat(bias.reshape(t.groups, 1, -1), len(part.taps), 1).ravel()
-        work = strips.prepared((p,), kernels, biases)[0]
-        if part.place is None:
-            runtime.run(work, arrays.address(ready), arrays.address(y), 0, threads)
-        else:
-            between = workspace.take(part.y_bytes)
-            runtime.run(work, arrays.address(ready), between.address, 0, threads)
-            runtime.run(part.place, between.address, arrays.address(y), 0, threads)
-            workspace.give(between)
+        runtime.run(_gathering(t, number, w.strides, threads), w.ctypes.data, weights.address, 0, threads)
+        work = strips.prepared((part.problem,), kernels, _biases(t, part, bias))[0]
+        _convolved(part, partial(runtime.run, work, residual_address=0, threads=threads), x, y)
         workspace.give(weights)
+
+
+def plan(t: Transposed, w: Array, bias: Array | None, threads: int, rigor: str) -> list[Plan]:
+    """Return the plans of the convolutions; w is (C, O / groups, kh, kw) with any strides."""
+    plans = []
+    for number, part in enumerate(parts(t, threads)):
+        if part is not None:
+            kernels = np.empty(part.w_shape, t.dtype)
+            runtime.run(
+                _gathering(t, number, w.strides, threads), w.ctypes.data, kernels.ctypes.data, 0, threads
+            )
+            route = routes.chosen(part.problem, packing=False)
+            plans.append(routes.planned(route, kernels, _biases(t, part, bias), rigor=rigor))
+    return plans
+
+
+def run_planned(
+    t: Transposed, plans: Sequence[Plan], idle: Array | None, threads: int, x: Array, y: Array
+) -> None:
+    """Compute into y, contiguous, by the plans of the convolutions, and `idle_value` if it is asked for.
+
+    x has an axis of images.
+    """
+    following = iter(plans)
+    for part, sides in zip(parts(t, threads), t.parts, strict=True):
+        if part is None:
+            _fill(t, idle, y, *sides)
+        else:
+            _convolved(part, next(following).start, x, y)
+
+
+def _convolved(part: Part, start: Callable[[int, int], None], x: Array, y: Array) -> None:
+    """Compute the outputs of one convolution, which `start` runs on images and result at two addresses."""
+    p = part.problem
+    source = x[(slice(None),) * (2 if p.layout == "NCHW" else 1) + part.source]
+    ready = arrays.ready(source, p.dtype)
+    if part.place is None:
+        start(arrays.address(ready), arrays.address(y))
+        return
+    between = workspace.take(part.y_bytes)
+    start(arrays.address(ready), between.address)
+    runtime.run(part.place, between.address, arrays.address(y), 0, p.threads)
+    workspace.give(between)
+
+
+def _biases(t: Transposed, part: Part, bias: Array | None) -> Array | None:
+    """Return the bias of one convolution: of each phase in turn that of the output channels."""
+    if bias is None or len(part.taps) == 1:
+        return bias
+    return np.repeat(bias.reshape(t.groups, 1, -1), len(part.taps), 1).ravel()
 
 
 @lru_cache(maxsize=1024)
@@ -271,15 +344,20 @@ def _gathering(t: Transposed, number: int, strides: tuple[int, ...], threads: in
     )
 
 
-def _untouched(t: Transposed, bias: Array | None, y: Array, rows: Axis, columns: Axis) -> None:
-    """Fill the outputs of phases that meet no pixel: bias and activation are as everywhere."""
+def idle_value(t: Transposed, bias: Array | None) -> Array:
+    """Return for each output channel what fills phases that meet no pixel: bias and activation are as everywhere."""
     problem = Problem(
         1, t.groups, 1, 1, t.o, 1, 1, groups=t.groups, layout=t.layout, dtype=t.dtype, **dict(t.words)
     )
     x, kernels = np.zeros(problem.x_shape, t.dtype), np.zeros(problem.w_shape, t.dtype)
-    value = np.empty(problem.y_shape, t.dtype)
+    value = np.empty(t.o, t.dtype)
     work = strips.prepared((problem,), kernels, bias)[0]
     runtime.run(work, arrays.address(x), arrays.address(value), 0, 1)
+    return value
+
+
+def _fill(t: Transposed, value: Array | None, y: Array, rows: Axis, columns: Axis) -> None:
+    """Fill the outputs of phases that meet no pixel."""
     images = y if t.layout == "NHWC" else y.transpose(0, 2, 3, 1)
     for row, column in product(rows.phases, columns.phases):
-        images[:, row.first :: t.stride[0], column.first :: t.stride[1]] = value.reshape(-1)
+        images[:, row.first :: t.stride[0], column.first :: t.stride[1]] = value

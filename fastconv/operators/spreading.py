@@ -21,16 +21,19 @@ FEW_PIXELS = 128
 TILES = ((8, 3), (7, 3), (4, 2))
 
 
+def suits(t: Transposed) -> bool:
+    """Return whether contiguous weights (C, O / groups, kh, kw) are better read as they stand than packed once."""
+    pixels = t.n * t.h * t.w
+    few = t.h * t.w >= TILES[0][0] and 0 < pixels <= FEW_PIXELS
+    return few and t.plain and t.w_bytes >= Machine.host().l2_bytes
+
+
 def work(t: Transposed, w: Array) -> Work | None:
     """Return the work on images, result, and weights as a third array; None where phases are quicker.
 
     `w` is (C, O / groups, kh, kw).
     """
-    if not t.plain or not w.flags.c_contiguous or not t.n:
-        return None
-    if t.n * t.h * t.w > FEW_PIXELS or w.nbytes < Machine.host().l2_bytes or t.h * t.w < TILES[0][0]:
-        return None
-    return _work(t)
+    return _work(t) if suits(t) and w.flags.c_contiguous else None
 
 
 def _tile(machine: Machine, pixels: int) -> tiles.Tile:

@@ -12,8 +12,9 @@ from fastconv import arguments, arrays, runtime
 from fastconv.arguments import PaddingArgument, Step
 from fastconv.operators import phases, running, spreading
 from fastconv.operators.phases import Transposed
+from fastconv.operators.plans import OperatorExplanation, OperatorPlan, Stage, convolution_stages
 from fastconv.operators.running import Result
-from fastconv.planning import routes
+from fastconv.planning import planner, routes
 from fastconv.problem import ACCURACIES, ACTIVATIONS, Pair, one_of
 
 Array = npt.NDArray[Any]
@@ -110,6 +111,173 @@ def conv_transpose2d(
                 workers,
             )
     return running.delivered(y, target, call.result, x, out)
+
+
+def plan_conv_transpose2d(
+    x_shape: Any,
+    w: Any,
+    bias: Any = None,
+    stride: Step = 1,
+    padding: PaddingArgument = 0,
+    output_padding: int | Pair = 0,
+    groups: int = 1,
+    dilation: Step = 1,
+    *,
+    output_size: Pair | None = None,
+    layout: str = "NCHW",
+    weight_layout: str = "IOHW",
+    activation: str | None = None,
+    accuracy: str = "standard",
+    threads: int | None = None,
+    dtype: npt.DTypeLike | None = None,
+    rigor: str = "estimate",
+) -> OperatorPlan:
+    """Choose the convolutions of a transposed one and pack their weights, to run it many times.
+
+    Parameters
+    ----------
+    x_shape : tuple of 3 or 4 ints, or array
+        Shape of the images, or images of that shape.
+    w, bias, stride, padding, output_padding, groups, dilation, output_size, layout, weight_layout, activation, \
+accuracy, threads
+        As for `conv_transpose2d`. `w` and `bias` are copied.
+    dtype, rigor
+        As for `plan`; what is timed are the convolutions.
+
+    Returns
+    -------
+    OperatorPlan
+        Call it with images.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `conv_transpose2d` does.
+
+    Notes
+    -----
+    It packs weights into the convolutions' order even where a single call is quicker with weights as they stand, so
+    sums may then be added in another order than in that call.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> plan = fastconv.plan_conv_transpose2d((1, 1, 1, 2), np.ones((1, 1, 1, 3)), stride=2)
+    >>> plan(np.array([[[[1.0, 2.0]]]]))[0, 0].tolist()
+    [[1.0, 1.0, 3.0, 2.0, 2.0]]
+    """
+    one_of("rigor", rigor, planner.RIGORS)
+    weights = arrays.view("w", w)
+    biases = None if bias is None else arrays.view("bias", bias)
+    sizes, found = routes.shape_and_dtype("x_shape", x_shape)
+    kind = routes.dtype(dtype) if dtype is not None else found or weights.dtype
+    call = _call(
+        sizes, kind, weights.shape, weights.dtype, None if biases is None else (biases.shape, biases.dtype), stride,
+        padding, output_padding, groups, dilation, output_size, layout, weight_layout, activation, accuracy,
+    )  # fmt: skip
+    t, workers = call.transposed, routes.thread_count(threads)
+    kernel = arrays.ready(weights, kind.newbyteorder("=")).transpose(WEIGHT_LAYOUTS[weight_layout])
+    own = None if biases is None else arrays.ready(biases.copy(), t.dtype)
+    plans = phases.plan(t, kernel, own, workers, rigor) if t.n else []
+    axis = () if len(sizes) == 4 else (None,)
+
+    idle = phases.idle_value(t, own) if phases.any_idle(t, workers) else None
+
+    def compute(x: Array, y: Array) -> None:
+        phases.run_planned(t, plans, idle, workers, x[axis], y[axis])
+
+    between = 0 if t.direct else max((inner.problem.y_bytes for inner in plans), default=0)
+    return OperatorPlan("conv_transpose2d", sizes, kind, call.result, tuple(plans), between, compute)
+
+
+def explain_conv_transpose2d(
+    x_shape: Any,
+    w_shape: Any,
+    bias: Any = None,
+    stride: Step = 1,
+    padding: PaddingArgument = 0,
+    output_padding: int | Pair = 0,
+    groups: int = 1,
+    dilation: Step = 1,
+    *,
+    output_size: Pair | None = None,
+    layout: str = "NCHW",
+    weight_layout: str = "IOHW",
+    activation: str | None = None,
+    accuracy: str = "standard",
+    threads: int | None = None,
+    dtype: npt.DTypeLike | None = None,
+) -> OperatorExplanation:
+    """Say of which convolutions a plan would make a transposed one, and by which algorithms; runs nothing.
+
+    Parameters
+    ----------
+    x_shape, w_shape : tuple of ints, or array
+        Shapes, or arrays of that shape.
+    bias : bool or array
+        Whether there will be one.
+    stride, padding, output_padding, groups, dilation, output_size, layout, weight_layout, activation, accuracy, \
+threads
+        As for `conv_transpose2d`.
+    dtype : dtype, optional
+        Default: that of `x_shape` or `w_shape` if one of them is an array, else float32.
+
+    Returns
+    -------
+    OperatorExplanation
+        Printable, and readable as data; its `problems` can be tuned.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `conv_transpose2d` does.
+
+    Examples
+    --------
+    >>> import fastconv
+    >>> report = fastconv.explain_conv_transpose2d((1, 256, 32, 32), (256, 128, 4, 4), stride=2, padding=1)
+    >>> report.route
+    'one convolution for all 4 phases of the stride'
+    >>> report.problems[0].y_shape
+    (1, 512, 33, 33)
+    """
+    sizes, found = routes.shape_and_dtype("x_shape", x_shape)
+    w_sizes, w_found = routes.shape_and_dtype("w_shape", w_shape, (4,))
+    kind = routes.dtype(dtype) if dtype is not None else found or w_found or np.dtype(np.float32)
+    given = None
+    if routes.is_given("bias", bias):
+        outputs = _weight_sizes(w_sizes, weight_layout)[1] * arguments.integer("groups", groups, 1)
+        given = ((outputs,), kind)
+    call = _call(
+        sizes, kind, w_sizes, kind, given, stride, padding, output_padding, groups, dilation, output_size, layout,
+        weight_layout, activation, accuracy,
+    )  # fmt: skip
+    return explained(call.transposed, (sizes, call.result.shape), routes.thread_count(threads), weight_layout)
+
+
+def explained(
+    t: Transposed, shapes: tuple[tuple[int, ...], tuple[int, ...]], threads: int, weight_layout: str = "IOHW"
+) -> OperatorExplanation:
+    """Return what a plan of a transposed convolution does."""
+    found = [part for part in phases.parts(t, threads) if part is not None]
+    named = [(f"convolution by {part.problem.kh}x{part.problem.kw} taps", part.problem) for part in found]
+    convolutions, packing = convolution_stages(named)
+    stages = []
+    for stage, part in zip(convolutions, found, strict=True):
+        stages.append(stage)
+        if part.place is not None:
+            stages.append(Stage("outputs put in their places", part.place.seconds))
+    gathered = Stage("weights taken out of the kernel", sum(map(phases.gathering_seconds, found)))
+    route = phases.route(t, threads)
+    if spreading.suits(t) and weight_layout == "IOHW":
+        route += (
+            f"; a call without a plan reads contiguous weights as they stand, since {t.n * t.h * t.w} pixels take less "
+            f"time than packing {t.w_bytes} bytes of weights"
+        )
+    return OperatorExplanation(
+        "conv_transpose2d", shapes, t.dtype, route, tuple(stages), (gathered, *packing)
+    )
 
 
 class _Call(NamedTuple):

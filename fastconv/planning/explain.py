@@ -126,10 +126,10 @@ class Explanation:
         return (
             "*" if row.chosen else "",
             row.algorithm,
-            _time(row.seconds) if known else "-",
+            time_text(row.seconds) if known else "-",
             *([_clock(row.measured)] if self.tuned else []),
             f"{self.problem.flop / max(row.seconds, 1e-9) / 1e9:.1f}" if known else "-",
-            _time(row.packing_seconds) if known else "-",
+            time_text(row.packing_seconds) if known else "-",
             _size(row.workspace_bytes) if known else "-",
             f"{row.error_bound:.1e}" if known else "-",
             row.config + (f", if {row.weights}" if row.weights else "") if row.accepted else row.reason,
@@ -180,10 +180,15 @@ def _setting(config: tuple[object, ...]) -> str:
 def _clock(timing: Timing | None) -> str:
     if timing is None:
         return "-"
-    return f"{_time(timing.seconds)} +{timing.spread:.0%}" if timing.rounds > 1 else _time(timing.seconds)
+    return (
+        f"{time_text(timing.seconds)} +{timing.spread:.0%}"
+        if timing.rounds > 1
+        else time_text(timing.seconds)
+    )
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """Return a time to read, in the unit that suits it."""
     for unit, scale in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= scale:
             return f"{seconds / scale:.3g} {unit}"

@@ -174,6 +174,11 @@ class Plan:
                 return y
         return self.finish(admit(route, x, out, residual))
 
+    def start(self, x: int, y: int) -> None:
+        """Run on images and a result at these addresses, as kernels read and write them; without a residual."""
+        if self._work is not None:
+            runtime.run(self._work, x, y, 0, self._route.problem.threads)
+
     def finish(self, call: Admitted) -> Any:
         """Run on arrays that `admit` let in, and return the result in the kind of the caller."""
         route, target = self._route, call.target

@@ -9,13 +9,16 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fastconv import arguments, arrays, runtime
 from fastconv.algorithms.interface import Array, WeightsDoNotFitError
 from fastconv.arguments import WEIGHT_LAYOUTS
 from fastconv.machine import Machine
 from fastconv.planning import facts, planner, tuning
+from fastconv.planning.decisions import TUNED
 from fastconv.planning.plan import Plan, Route
+from fastconv.problem import DTYPES, Problem
 
 #: Distinct sets of arguments whose choice is remembered, as many as oneDNN keeps.
 CACHE_SIZE = 1024
@@ -69,11 +72,19 @@ def find(
     )
     if bias is not None:
         arguments.check_bias(bias[0], bias[1].name, problem)
+    return chosen(problem, algorithm, packing=packing, unbatched=len(x_shape) == 3)
+
+
+def chosen(
+    problem: Problem, algorithm: str = planner.AUTO, *, packing: bool, unbatched: bool = False
+) -> Route:
+    """Return the Route of a Problem: the algorithm is forced, tuned, stored or estimated."""
     machine = facts.host()
-    planned = planner.as_planned(problem)
-    choice = tuning.choice(planned, machine, algorithm, packing=packing)
-    faster = planner.chances(planned, machine, choice, packing=packing)
-    return Route(problem, machine, choice, len(x_shape) == 3, faster)
+    asked = planner.as_planned(problem)
+    choice = tuning.choice(asked, machine, algorithm, packing=packing)
+    return Route(
+        problem, machine, choice, unbatched, planner.chances(asked, machine, choice, packing=packing)
+    )
 
 
 # typed: 1, True and 1.0 are equal to a dictionary, and only the first is a stride.
@@ -124,6 +135,32 @@ def limit(requested: object) -> int:
     return arguments.integer("workspace_limit", requested, 0)
 
 
+def shape_and_dtype(
+    name: str, value: Any, ranks: tuple[int, ...] = (3, 4)
+) -> tuple[tuple[int, ...], np.dtype[Any] | None]:
+    """Return the shape that is meant, and the dtype if `value` is an array."""
+    if isinstance(value, tuple | list):
+        return arguments.shape(name, value, ranks), None
+    array = arrays.view(name, value)
+    return array.shape, array.dtype
+
+
+def dtype(value: npt.DTypeLike) -> np.dtype[Any]:
+    """Return the dtype that is meant, if arrays of it can be convolved."""
+    try:
+        return arrays.supported("dtype", np.dtype(value))
+    except TypeError as refusal:
+        raise TypeError(f"dtype must be one of {', '.join(DTYPES)}, got {value!r}") from refusal
+
+
+def is_given(name: str, value: Any) -> bool:
+    """Return whether there will be an array, from a yes, a no, None or an array."""
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    arrays.view(name, value)
+    return True
+
+
 def packed(route: Route, w: Array, bias: Array | None, weight_layout: str) -> Plan:
     """Return the Plan of a route: pack the weights, by a faster algorithm if these allow it, by another one if they
     are refused.
@@ -140,16 +177,22 @@ def packed(route: Route, w: Array, bias: Array | None, weight_layout: str) -> Pl
     return Plan(route if choice is route.choice else replace(route, choice=choice, faster=()), work)
 
 
-def measured(
-    route: Route, w: Array, bias: Array | None, weight_layout: str, algorithm: str, *, exhaustive: bool
-) -> Route:
-    """Return the route with the choice that the clock makes, now or earlier."""
-    if not route.problem.n:
-        return route
-    weights, b = _for_packing(route, w, bias, weight_layout)
-    rigor = "exhaustive" if exhaustive else "measure"
-    choice = tuning.measured(route.problem, route.machine, weights, b, algorithm, rigor)
-    return replace(route, choice=choice, faster=())
+def planned(
+    route: Route,
+    w: Array,
+    bias: Array | None,
+    weight_layout: str = "OIHW",
+    algorithm: str = planner.AUTO,
+    rigor: str = "estimate",
+) -> Plan:
+    """Return the Plan of a route with weights of its own, for whose choice the clock is asked if `rigor` says so."""
+    if rigor in TUNED and route.problem.n:
+        weights, b = _for_packing(route, w, bias, weight_layout)
+        choice = tuning.measured(route.problem, route.machine, weights, b, algorithm, rigor)
+        route = replace(route, choice=choice, faster=())
+    # Algorithms may use weights where they lie; the copy is what makes a plan independent of its caller's
+    # arrays.
+    return packed(route, w.copy(), None if bias is None else bias.copy(), weight_layout)
 
 
 def _for_packing(
