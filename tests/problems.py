@@ -84,6 +84,9 @@ _BOTH = (
     # tiles of other kernels than 3x3, and of kernels with one row or one column
     "n1c17h11w14_o33k5x5_s1p2.1.0.3d1g1 relu bias residual",
     "n2c8h9w13_o7k5x5_s1p2d1g1 fast",
+    "n2c9h16w11_o34k2x2_s1p1.0.1.1d1g1 relu bias residual",
+    "n1c20h9w23_o18k1x2_s1p0.0.1.1d1g2 bias",
+    "n1c5h16w8_o20k2x1_s1p1.0.0.0d1g1",
     "n1c18h6w23_o20k1x3_s1p0.0.1.1d1g2 bias",
     "n1c16h23w6_o20k3x1_s1p2.1.0.0d1g1 replicate residual",
 )

@@ -59,8 +59,8 @@ def test_explain_says_all_that_would_have_to_change() -> None:
     changes = [dict(need.change) for need in winograd.needs]
     assert changes == [{"kh": 3, "kw": 3}, {"stride": (1, 1)}, {"accuracy": "standard"}]
     assert winograd.reason == (
-        "needs a kernel of 3x3, 5x5, 1x3, 3x1, got 5x3; needs stride 1, got (2, 2); needs accuracy='standard' or "
-        "'fast', since it reassociates sums, got 'strict'"
+        "needs a kernel of 3x3, 5x5, 2x2, 1x3, 3x1, 1x2, 2x1, got 5x3; needs stride 1, got (2, 2); needs "
+        "accuracy='standard' or 'fast', since it reassociates sums, got 'strict'"
     )
     assert winograd.reason in str(report)
     with pytest.raises(

@@ -22,60 +22,74 @@ def integers(*shape: int) -> Any:
 
 X, W = integers(2, 6, 9, 8), integers(6, 5, 3, 3)
 BIAS = integers(5)
-#: Of each operator: its call, its plan, what both take, and what the plan is then called with.
+#: Of each operator: its call, its plan, and what the plan is then called with.
 CASES: dict[str, tuple[Callable[[], Any], Callable[[], Any], Any]] = {
     "transposed, kernel divided by the stride": (
-        lambda: fastconv.conv_transpose2d(X, integers_of(6, 5, 4, 4), BIAS, 2, 1),
-        lambda: fastconv.plan_conv_transpose2d(X.shape, integers_of(6, 5, 4, 4), BIAS, 2, 1, dtype="float32"),
+        lambda: fastconv.conv_transpose2d(X, integers_of(6, 5, 4, 4), BIAS, 2, 1, accuracy="strict"),
+        lambda: fastconv.plan_conv_transpose2d(
+            X.shape, integers_of(6, 5, 4, 4), BIAS, 2, 1, dtype="float32", accuracy="strict"
+        ),
         X,
     ),
     "transposed, phase by phase": (
-        lambda: fastconv.conv_transpose2d(X, W, BIAS, 2, 1, activation="relu"),
-        lambda: fastconv.plan_conv_transpose2d(X, W, BIAS, 2, 1, activation="relu"),
+        lambda: fastconv.conv_transpose2d(X, W, BIAS, 2, 1, activation="relu", accuracy="strict"),
+        lambda: fastconv.plan_conv_transpose2d(X, W, BIAS, 2, 1, activation="relu", accuracy="strict"),
         X,
     ),
     "transposed, phases without a tap": (
-        lambda: fastconv.conv_transpose2d(X, W, BIAS, 4),
-        lambda: fastconv.plan_conv_transpose2d(X, W, BIAS, 4),
+        lambda: fastconv.conv_transpose2d(X, W, BIAS, 4, accuracy="strict"),
+        lambda: fastconv.plan_conv_transpose2d(X, W, BIAS, 4, accuracy="strict"),
         X,
     ),
     "transposed, stride 1": (
-        lambda: fastconv.conv_transpose2d(X, W, padding=1, threads=2),
-        lambda: fastconv.plan_conv_transpose2d(X, W, padding=1, threads=2),
+        lambda: fastconv.conv_transpose2d(X, W, padding=1, threads=2, accuracy="strict"),
+        lambda: fastconv.plan_conv_transpose2d(X, W, padding=1, threads=2, accuracy="strict"),
         X,
     ),
     "transposed, one image without its axis": (
-        lambda: fastconv.conv_transpose2d(X[0], W, stride=2),
-        lambda: fastconv.plan_conv_transpose2d(X[0], W, stride=2),
+        lambda: fastconv.conv_transpose2d(X[0], W, stride=2, accuracy="strict"),
+        lambda: fastconv.plan_conv_transpose2d(X[0], W, stride=2, accuracy="strict"),
         X[0],
     ),
     "transposed, NHWC": (
         lambda: fastconv.conv_transpose2d(
-            X.transpose(0, 2, 3, 1), W.transpose(2, 3, 1, 0), stride=2, layout="NHWC", weight_layout="HWOI"
+            X.transpose(0, 2, 3, 1),
+            W.transpose(2, 3, 1, 0),
+            stride=2,
+            layout="NHWC",
+            weight_layout="HWOI",
+            accuracy="strict",
         ),
         lambda: fastconv.plan_conv_transpose2d(
-            (2, 9, 8, 6), W.transpose(2, 3, 1, 0), stride=2, layout="NHWC", weight_layout="HWOI"
+            (2, 9, 8, 6),
+            W.transpose(2, 3, 1, 0),
+            stride=2,
+            layout="NHWC",
+            weight_layout="HWOI",
+            accuracy="strict",
         ),
         X.transpose(0, 2, 3, 1),
     ),
     "gradient by images": (
-        lambda: fastconv.conv2d_input_grad((2, 5, 17, 15), W, X, 2, 1),
-        lambda: fastconv.plan_conv2d_input_grad((2, 5, 17, 15), W, 2, 1),
+        lambda: fastconv.conv2d_input_grad((2, 5, 17, 15), W, X, 2, 1, accuracy="strict"),
+        lambda: fastconv.plan_conv2d_input_grad((2, 5, 17, 15), W, 2, 1, accuracy="strict"),
         X,
     ),
     "depthwise": (
-        lambda: fastconv.depthwise_conv2d(X, integers_of(3, 3, 6, 2), padding=1),
-        lambda: fastconv.plan_depthwise_conv2d(X, integers_of(3, 3, 6, 2), padding=1),
+        lambda: fastconv.depthwise_conv2d(X, integers_of(3, 3, 6, 2), padding=1, accuracy="strict"),
+        lambda: fastconv.plan_depthwise_conv2d(X, integers_of(3, 3, 6, 2), padding=1, accuracy="strict"),
         X,
     ),
     "sequences": (
-        lambda: fastconv.conv1d(X[0], integers_of(4, 9, 3), padding="causal"),
-        lambda: fastconv.plan_conv1d(X[0].shape, integers_of(4, 9, 3), padding="causal"),
+        lambda: fastconv.conv1d(X[0], integers_of(4, 9, 3), padding="causal", accuracy="strict"),
+        lambda: fastconv.plan_conv1d(X[0].shape, integers_of(4, 9, 3), padding="causal", accuracy="strict"),
         X[0],
     ),
     "sequences of integers": (
-        lambda: fastconv.conv1d(X[0].astype(np.int8), integers_of(4, 9, 3).astype(np.int8)),
-        lambda: fastconv.plan_conv1d(X[0].shape, integers_of(4, 9, 3).astype(np.int8)),
+        lambda: fastconv.conv1d(
+            X[0].astype(np.int8), integers_of(4, 9, 3).astype(np.int8), accuracy="strict"
+        ),
+        lambda: fastconv.plan_conv1d(X[0].shape, integers_of(4, 9, 3).astype(np.int8), accuracy="strict"),
         X[0].astype(np.int8),
     ),
 }
@@ -102,8 +116,8 @@ def test_a_plan_runs_again_and_again_and_packs_once(case: str) -> None:
 
 def test_a_plan_keeps_its_own_weights() -> None:
     w, bias = W.copy(), BIAS.copy()
-    plan = fastconv.plan_conv_transpose2d(X, w, bias, 4)
-    expected = fastconv.conv_transpose2d(X, w, bias, 4)
+    plan = fastconv.plan_conv_transpose2d(X, w, bias, 4, accuracy="strict")
+    expected = fastconv.conv_transpose2d(X, w, bias, 4, accuracy="strict")
     w[...], bias[...] = 0, 0
     np.testing.assert_array_equal(plan(X), expected)
 
@@ -254,9 +268,9 @@ def test_tuned_convolutions_serve_plans_and_explanations() -> None:
 
 def test_plans_and_calls_tune_their_convolutions() -> None:
     w, x = integers_of(6, 5, 4, 4), integers_of(1, 6, 4, 4)
-    plan = fastconv.plan_conv_transpose2d(x, w, stride=2, threads=1, rigor="measure")
+    plan = fastconv.plan_conv_transpose2d(x, w, stride=2, threads=1, rigor="measure", accuracy="strict")
     assert plan.convolutions[0].source == "measure"
-    np.testing.assert_array_equal(plan(x), fastconv.conv_transpose2d(x, w, stride=2))
+    np.testing.assert_array_equal(plan(x), fastconv.conv_transpose2d(x, w, stride=2, accuracy="strict"))
     wide = integers_of(1, 6, 4, 6)
     with fastconv.autotune():
         fastconv.conv_transpose2d(wide, w, stride=2, threads=1)

@@ -65,7 +65,7 @@ class Fake(Algorithm):
     def cost(self, problem: Problem, machine: Machine, config: Any) -> float:
         return self.seconds[config.mr]
 
-    def packing_cost(self, problem: Problem) -> float:
+    def packing_cost(self, problem: Problem, config: Any) -> float:
         return self.packing
 
     def error_bound(self, problem: Problem) -> float:

@@ -16,7 +16,7 @@ HOST = Machine.host()
 WINOGRAD = registry.get("winograd")
 
 
-@pytest.mark.parametrize(("m", "taps"), [(1, 1), (2, 3), (4, 3), (6, 3), (2, 5), (4, 5)])
+@pytest.mark.parametrize(("m", "taps"), [(1, 1), (3, 2), (5, 2), (2, 3), (4, 3), (6, 3), (2, 5), (4, 5)])
 def test_matrices_are_exact(m: int, taps: int) -> None:
     a_t, g, b_t = transforms(m, taps)
     size = m + taps - 1
@@ -41,6 +41,8 @@ def _problem(kernel: str, channels: int, accuracy: str) -> Problem:
         ("3x3", 2560, "standard", {2}),
         ("3x3", 64, "fast", {2, 4, 6}),
         ("1x3", 64, "standard", {2, 4}),
+        ("2x2", 64, "standard", {3, 5}),
+        ("2x1", 2560, "standard", {3}),
         ("5x5", 64, "standard", {2}),
         ("5x5", 64, "fast", {2, 4}),
     ],

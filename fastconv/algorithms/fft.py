@@ -254,7 +254,7 @@ class Fft(Algorithm[Config]):
         """The tile."""
         return (config.ty, config.tx)
 
-    def packing_cost(self, problem: Problem) -> float:
+    def packing_cost(self, problem: Problem, config: Config) -> float:
         """Count the elements of the spectra of tiles twice as large as the kernel."""
         reach = map(effective_kernel, (problem.kh, problem.kw), problem.dilation)
         return packing_seconds(problem, math.prod(next(s for s in SIDES if s >= 2 * r) for r in reach))

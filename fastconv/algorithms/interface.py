@@ -127,7 +127,7 @@ class Algorithm(ABC, Generic[C]):
         """Return what of `config` decides the bits of the result: nothing, where only the division of work does."""
         return ()
 
-    def packing_cost(self, problem: Problem) -> float:
+    def packing_cost(self, problem: Problem, config: C) -> float:
         """Return the estimated time in seconds of packing the weights on a typical core (the planner knows this one).
 
         A functional call pays it every time.

@@ -191,7 +191,7 @@ class Separable(Algorithm[Config]):
         tasks = problem.n * problem.groups * -(-problem.oh // config.rows)
         return tiles.seconds(problem, machine, max(cycles, moved) + 0.3 * min(cycles, moved), tasks)
 
-    def packing_cost(self, problem: Problem) -> float:
+    def packing_cost(self, problem: Problem, config: Config) -> float:
         """Count the look at the weights."""
         return 30e-6 + 5e-9 * problem.o * problem.taps
 

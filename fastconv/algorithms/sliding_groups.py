@@ -70,7 +70,7 @@ class SlidingGroups(Algorithm[Config]):
         cycles = strip_cycles(problem, machine, config, products, shuffles)
         return strip_seconds(problem, machine, config, cycles)
 
-    def packing_cost(self, problem: Problem) -> float:
+    def packing_cost(self, problem: Problem, config: Config) -> float:
         """Count the weights."""
         return packing_seconds(problem, 0)
 

@@ -334,7 +334,7 @@ class SplitBfloat16(Algorithm[Config]):
         """The number of products."""
         return (config.products,)
 
-    def packing_cost(self, problem: Problem) -> float:
+    def packing_cost(self, problem: Problem, config: Config) -> float:
         """Count the weights."""
         return packing_seconds(problem)
 

@@ -1,9 +1,9 @@
 """Winograd convolution F(m x m, r x r): 36 products for 16 outputs (3x3, m = 4) instead of 144.
 
-Wins for 3x3, 5x5, 1x3 and 3x1 kernels of stride 1 from about 32 channels. A task takes a block of tiles: it transforms
-them (V, kept in L2), multiplies each plane of them (36 for tiles of 6 x 6) with the transformed weights on the shared
-micro-kernel, and transforms the products back with bias, residual and activation on the way to the store. Memory: V
-and M of one block per worker, and 4 times the weights (3x3, m = 4).
+Wins for 3x3, 5x5 and 2x2 kernels, and those of one row or column with 2 or 3 taps, of stride 1 and from about 32
+channels. A task takes a block of tiles: it transforms them (V, kept in L2), multiplies each plane of them (36 for tiles
+of 6 x 6) with the transformed weights on the shared micro-kernel, and transforms the products back with bias, residual
+and activation on the way to the store. Memory: V and M of one block per worker, and 4 times the weights (3x3, m = 4).
 
 Not for class `strict`: the sums are reassociated. Tiles of 4 and 6 keep class `standard`, tiles of 8, which are
 F(6, 3) and F(4, 5), only class `fast`. Values that are not finite would spread over their tile, so a block that meets
@@ -42,11 +42,11 @@ TURN_IN, TURN_OUT, TRANSPOSE = 6.0, 7.0, 11.0
 
 
 #: Kernels it takes, and for their longer side the outputs of a tile's side; tiles of 8 only in class `fast`.
-KERNELS = ((3, 3), (5, 5), (1, 3), (3, 1))
-SIDES: dict[int, tuple[int, ...]] = {3: (2, 4, 6), 5: (2, 4)}
-#: Channels up to which tiles of 6 keep class `standard`: errors grow with the square root of the channels, and the
-#: largest is 8e-6 of the largest output at 1280.
-MOST_CHANNELS = 1536
+KERNELS = ((3, 3), (5, 5), (2, 2), (1, 3), (3, 1), (1, 2), (2, 1))
+SIDES: dict[int, tuple[int, ...]] = {2: (3, 5), 3: (2, 4, 6), 5: (2, 4)}
+#: Channels up to which tiles of 6 keep class `standard`, for the same: errors grow with the root of the channels,
+#: and the largest is 8e-6 of the largest output at 1280 channels of 3x3, 7e-6 at 1280 of 2x2 and 9e-6 at 1536.
+MOST_CHANNELS = {2: 1024, 3: 1536, 5: 1536}
 
 
 class Config(NamedTuple):
@@ -111,7 +111,7 @@ def _even(total: int, most: int) -> int:
 def _sides(problem: Problem) -> tuple[int, ...]:
     """Return the outputs of a tile's side that keep the problem's accuracy class, in order."""
     longest = max(problem.kh, problem.kw)
-    tile = 4 if problem.c // problem.groups > MOST_CHANNELS else 6
+    tile = 4 if problem.c // problem.groups > MOST_CHANNELS[longest] else 6
     most = 8 if problem.accuracy == "fast" else tile
     return tuple(m for m in SIDES[longest] if m + longest - 1 <= most)
 
@@ -120,7 +120,9 @@ class Winograd(Algorithm[Config]):
     """See the head of this file."""
 
     name = "winograd"
-    summary = "2 to 5 times fewer products: 3x3, 5x5, 1x3 and 3x1 kernels of stride 1, not in class strict"
+    summary = (
+        "2 to 5 times fewer products: 3x3, 5x5, 2x2, 1x3, 1x2 ... kernels of stride 1, not in class strict"
+    )
     bound_is_local = False
 
     def needs(self, problem: Problem, machine: Machine) -> Iterator[Need]:
@@ -133,11 +135,12 @@ class Winograd(Algorithm[Config]):
         yield from needs.of_floats(problem)
         yield from needs.of_sums_in_any_order(problem)
         if shape in KERNELS and not _sides(problem):
-            what = f"at most {MOST_CHANNELS} channels per group, or accuracy='fast', for sums as exact as promised"
+            most = MOST_CHANNELS[max(shape)]
+            what = f"at most {most} channels per group, or accuracy='fast', for sums as exact as promised"
             yield Need(what, str(problem.c_per_group), {"accuracy": "fast"})
 
     def configs(self, problem: Problem, machine: Machine) -> tuple[Config, ...]:
-        """Return the best block of each tile size and register tile, by cost."""
+        """Return the best blocks by cost, and of each tile size the best one."""
         lanes = machine.lanes(problem.compute_dtype)
         sides = _sides(problem)
         choices = {
@@ -152,6 +155,9 @@ class Winograd(Algorithm[Config]):
             # The same bits for any number of threads: the tile is the one that one thread would take.
             m = self.configs(replace(problem, threads=1), machine)[0].m
             ordered.sort(key=lambda config: config.m != m)
+        # Of each tile the best one: a call that packs weights too may do better with fewer planes of them.
+        firsts = {config.m: config for config in reversed(ordered)}
+        ordered.sort(key=lambda config: config is not firsts[config.m])
         return tuple(ordered[:4])
 
     def _blocks(
@@ -226,9 +232,9 @@ class Winograd(Algorithm[Config]):
         """The side of a tile."""
         return (config.m,)
 
-    def packing_cost(self, problem: Problem) -> float:
-        """Count the elements of U, those of tiles of 6."""
-        sides = (6 if taps > 1 else 1 for taps in (problem.kh, problem.kw))
+    def packing_cost(self, problem: Problem, config: Config) -> float:
+        """Count the elements of U."""
+        sides = (config.m + taps - 1 if taps > 1 else 1 for taps in (problem.kh, problem.kw))
         return packing_seconds(problem, math.prod(sides))
 
     def error_bound(self, problem: Problem) -> float:

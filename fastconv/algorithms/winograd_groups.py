@@ -80,7 +80,7 @@ class WinogradGroups(Algorithm[Config]):
         cycles = strip_cycles(problem, machine, config, products, others)
         return strip_seconds(problem, machine, config, cycles)
 
-    def packing_cost(self, problem: Problem) -> float:
+    def packing_cost(self, problem: Problem, config: Config) -> float:
         """Count the weights, plain and transformed."""
         return packing_seconds(problem, ROWS)
 

@@ -242,13 +242,14 @@ def _asked(algorithm: AnyAlgorithm, problem: Problem, machine: Machine) -> list[
     if lacking:
         return [Candidate(algorithm, None, float("inf"), 0.0, 0, lacking)]
     # Packing moves single weights: it is as fast as the core's clock.
-    packing = algorithm.packing_cost(problem) * Facts().multiply_adds / machine.facts.multiply_adds
+    clock = Facts().multiply_adds / machine.facts.multiply_adds
     rows = []
     for config in algorithm.configs(problem, machine):
         needed = algorithm.workspace(problem, machine, config)
         limit = problem.workspace_limit
         more = Need(f"workspace_limit={needed} or more", f"{limit}", {"workspace_limit": needed})
         seconds = algorithm.cost(problem, machine, config)
+        packing = algorithm.packing_cost(problem, config) * clock
         rows.append(Candidate(algorithm, config, seconds, packing, needed, (more,) if needed > limit else ()))
     return rows
 
