@@ -75,6 +75,13 @@ def ready(array: Array, dtype: npt.DTypeLike) -> Array:
     return np.require(array, dtype, ("C", "A"))
 
 
+def aligned(array: Array, dtype: npt.DTypeLike) -> Array:
+    """Return `array` in native `dtype` and aligned, with any strides; itself if it is so."""
+    if array.dtype == dtype and array.flags.aligned:
+        return array
+    return np.require(array, dtype, ("A",))
+
+
 def rounded(array: Array, dtype: npt.DTypeLike) -> Array:
     """Return sums in the dtype of the result; what is too large for float16 becomes infinite."""
     if array.dtype == dtype:

@@ -12,6 +12,7 @@ from fastconv.arrays import address
 from fastconv.kernels.fft_tile import fft_columns, turn_panel, twiddles
 from fastconv.kernels.jit import task_factory
 from fastconv.kernels.simd import item_bytes, load, store, words, zero_bytes
+from fastconv.kernels.weight_rows import SOURCE_WORDS
 from fastconv.problem import Problem, effective_kernel
 
 Task = Callable[[int, int, int], None]
@@ -29,7 +30,7 @@ def packing_seconds(problem: Problem, elements: int) -> float:
 def pack_spectrum(ty: int, tx: int, most: int, wide: int, lanes: int, dtype: str) -> Task:
     """Return the task that makes the spectrum of one kernel, conjugate and over ``ty * tx``, as the image's comes.
 
-    Shapes   w (O * C/g, kh, kw); target [kernel][ty / lanes] panels of tx rows; transforms in `wide` lanes of float64
+    Shapes   w: as `weight_rows`; target [kernel][ty / lanes] panels of tx rows; transforms in `wide` lanes of float64
     Assumes  scratch: `kernel_scratch_bytes`
     Touches  writes its part of target, its bias, its share of the copy of the weights, its word of flags
     Source   as `fastconv.kernels.fft_tile`
@@ -40,8 +41,11 @@ def pack_spectrum(ty: int, tx: int, most: int, wide: int, lanes: int, dtype: str
     scale = 1.0 / (ty * tx)
 
     def task(ctx: int, i: int, scratch: int) -> None:
-        w, target, bias_in, table_y, table_x, channels, kh, kw, dh, dw = words(ctx, 10)
-        panels, bias_offset, copy_offset, flags_offset = words(ctx + 80, 4)
+        w, target, bias_in, outputs, inputs, places = words(ctx, 6)
+        table_y, table_x, channels, kh, kw, dh, dw, panels, bias_offset, copy_offset, flags_offset = words(
+            ctx + 24 + 8 * SOURCE_WORDS, 11
+        )
+        source = w + load("int64", outputs + i // channels * 8) + load("int64", inputs + i % channels * 8)
         row_bytes = panels * vector
         taps, work = scratch, scratch + 2 * ty * row_bytes
         spectrum = work + 2 * ty * vector
@@ -51,7 +55,7 @@ def pack_spectrum(ty: int, tx: int, most: int, wide: int, lanes: int, dtype: str
         for r in range(kh):
             for s in range(kw):
                 at = ((i * kh + r) * kw + s) * size
-                value = load(dtype, w + at)
+                value = load(dtype, source + load("int64", places + (r * kw + s) * 8))
                 check += value * 0
                 store(dtype, target + copy_offset + at, value)
                 store(double, taps + r * dh * row_bytes + s * dw * 8, value)
@@ -101,7 +105,7 @@ def spectrum_weights(problem: Problem, ty: int, tx: int, most: int, wide: int, l
     layout = SpectrumWeights(
         problem.compute_dtype,
         pack_spectrum(ty, tx, most, wide, lanes, problem.compute_dtype),
-        np.array([0, 0, 0, *numbers, bias, copy, flags], dtype=np.int64),
+        (*numbers, bias, copy, flags),
         kernels,
         packing_seconds(problem, ty * tx),
         bias,

@@ -11,7 +11,7 @@ from fastconv.algorithms.weights import LINE, PackedLayout
 from fastconv.arrays import address
 from fastconv.kernels.jit import task_factory
 from fastconv.kernels.simd import copy_bytes, item_bytes, load, store, words, zero_bytes
-from fastconv.kernels.transpose import transpose_to_rows
+from fastconv.kernels.weight_rows import SOURCE_WORDS, weight_rows
 from fastconv.kernels.winograd_tile import winograd_kernels
 from fastconv.problem import Problem
 
@@ -25,7 +25,7 @@ SECONDS_PER_WEIGHT = 1.5e-9
 def pack_group_strips(kh: int, kw: int, group: int, m: int, dtype: str, lanes: int) -> Task:
     """Return the task that packs one vector of output channels, and their biases.
 
-    Shapes   w (O, group, kh, kw); target [vector][kh][kw][group][lanes], and where m is not 0 before all of these
+    Shapes   w: as `weight_rows`; target [vector][kh][kw][group][lanes], and where m is not 0 before all of these
              [vector][m + kh - 1][kw][group][lanes], G g along the columns; places: two lists of the row of each weight
              of an output channel, by (kh, kw, input) and by (kw, input, kh)
     Assumes  scratch holds one vector's weights in each form
@@ -38,19 +38,31 @@ def pack_group_strips(kh: int, kw: int, group: int, m: int, dtype: str, lanes: i
     points = (m + kh - 1) * kw * group if m else 0
 
     def task(ctx: int, i: int, scratch: int) -> None:
-        w, target, bias_in, places, o, plain, bias_offset, flags_offset = words(ctx, 8)
+        w, target, bias_in = words(ctx, 3)
+        places, o, plain, bias_offset, flags_offset = words(ctx + 24 + 8 * SOURCE_WORDS, 5)
         first = i * lanes
         live = min(lanes, o - first)
         flag = target + flags_offset + 8 * i
         store("int64", flag, 0)
-        source = w + first * taps * size
         for form in range(2 if points > 0 else 1):
             to = scratch + form * taps * step
-            for j in range(0, taps, lanes):
-                transpose_to_rows(
-                    dtype, lanes, source + j * size, taps * size, to, step, places + 8 * (form * taps + j),
-                    live, min(lanes, taps - j), lanes, flag,
-                )  # fmt: skip
+            if live < lanes:
+                zero_bytes(to, taps * step)
+            weight_rows(
+                dtype,
+                lanes,
+                size,
+                w,
+                ctx + 24,
+                first,
+                live,
+                0,
+                group,
+                to,
+                step,
+                places + 8 * form * taps,
+                flag,
+            )
         made = scratch + 2 * taps * step
         if points > 0:
             winograd_kernels(
@@ -88,7 +100,7 @@ def group_strips_weights(problem: Problem, m: int, lanes: int) -> tuple[PackedLa
     layout = PackedLayout(
         problem.compute_dtype,
         pack_group_strips(kh, kw, g, m, problem.compute_dtype, lanes),
-        np.array([0, 0, 0, *numbers], dtype=np.int64),
+        numbers,
         vectors,
         packing_seconds(problem, m),
         bias,

@@ -150,7 +150,9 @@ class Algorithm(ABC, Generic[C]):
         """Return everything needed to run `problem`, but for the weights."""
 
     def prepare(self, layout: Layout, weights: Array, bias: Array | None, threads: int = 1) -> Work:
-        """Pack `weights` (OIHW, contiguous, compute dtype) for `layout` and return what the runtime runs.
+        """Pack `weights` for `layout` and return what the runtime runs.
+
+        They are (O, C / groups, kh, kw) of the compute dtype, aligned, with any strides; the first axis may be several.
 
         Raises
         ------
@@ -161,6 +163,7 @@ class Algorithm(ABC, Generic[C]):
         context = layout.context.copy()
         keep: tuple[Any, ...]
         if layout.weights is None:
+            weights = np.ascontiguousarray(weights)
             keep = (layout, weights, bias)
             context[3] = address(weights)
             context[4] = 0 if bias is None else address(bias)

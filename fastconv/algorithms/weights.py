@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import numpy.typing as npt
 from fastconv.arrays import address
 from fastconv.kernels.jit import Kernel
 from fastconv.kernels.packing import pack_weights_task
+from fastconv.kernels.weight_rows import SOURCE_WORDS
 from fastconv.problem import Problem
 from fastconv.runtime import Work, run, workspace
 
@@ -19,6 +22,10 @@ Array = npt.NDArray[Any]
 LINE = 64
 #: Seconds to pack one weight (measured: 0.3-0.4 ns), for the choice between one thread and several.
 SECONDS_PER_WEIGHT = 0.4e-9
+#: Lanes of the widest vector of weights.
+MOST_LANES = 16
+#: Shapes and strides of weights that a layout keeps its tables for.
+MOST_SOURCES = 8
 
 
 class PackedLayout:
@@ -31,23 +38,29 @@ class PackedLayout:
     ----------
     dtype
         Compute dtype.
-    kernel, context, blocks
-        The task, what it reads beside the three addresses of weights, memory and biases, and how often it runs.
+    kernel, numbers, blocks
+        The task, what it reads behind the addresses of weights, memory and biases and the words that say how weights
+        lie, and how often it runs.
     seconds
         Estimated time on one thread.
     bias_offset, flags_offset
         Bytes from the beginning of the memory.
     keep
-        Arrays whose addresses stand in `context`.
+        Arrays whose addresses stand in `numbers`.
     scratch_bytes
         Private memory of one running worker.
+
+    Attributes
+    ----------
+    work : Work
+        Packs weights, once it is said how they lie.
     """
 
     def __init__(
         self,
         dtype: str,
         kernel: Kernel,
-        context: npt.NDArray[np.int64],
+        numbers: tuple[int, ...],
         blocks: int,
         seconds: float,
         bias_offset: int,
@@ -58,7 +71,42 @@ class PackedLayout:
         self.dtype = dtype
         self.bias_offset, self.flags_offset = bias_offset, flags_offset
         self.total_bytes = flags_offset + 8 * blocks
+        context = np.array([*(0,) * (3 + SOURCE_WORDS), *numbers], dtype=np.int64)
         self.work = Work(kernel, context, blocks, scratch_bytes, seconds, keep)
+        self._reading: dict[tuple[tuple[int, ...], tuple[int, ...]], Work] = {}
+
+    def reading(self, weights: Array) -> Work:
+        """Return the work that packs weights which lie as these do."""
+        how = (weights.shape, weights.strides)
+        found = self._reading.get(how)
+        if found is None:
+            tables, numbers = _source(*how, weights.itemsize)
+            context = self.work.context.copy()
+            context[3 : 3 + SOURCE_WORDS] = (*map(address, tables), *numbers)
+            found = replace(self.work, context=context, keep=(*self.work.keep, *tables))
+            # Few layers are asked for in more than one way: what is kept for others is only in the way.
+            if len(self._reading) >= MOST_SOURCES:
+                self._reading.clear()
+            self._reading[how] = found
+        return found
+
+
+def _source(
+    shape: tuple[int, ...], strides: tuple[int, ...], size: int
+) -> tuple[tuple[npt.NDArray[np.int64], ...], tuple[int, ...]]:
+    """Return what `weight_rows` reads of weights: lists of offsets, and numbers."""
+    reach = [np.arange(count, dtype=np.int64) * step for count, step in zip(shape, strides, strict=True)]
+    outputs = reduce(np.add.outer, reach[:-3]).ravel()
+    channels, places = reach[-3], np.add.outer(*reach[-2:]).ravel()
+    steps, neighbours = np.diff(outputs), np.diff(np.add.outer(channels, places).ravel())
+    regular, solid = np.all(steps == steps[:1]), np.all(neighbours == size)
+    o_step = (
+        int(steps[0]) if len(steps) and regular else places.size * channels.size * size * (len(steps) == 0)
+    )
+    near = len(places) == 1 or (len(channels) > 1 and abs(strides[-3]) < np.abs(np.diff(places)).min())
+    # Vectors of offsets are read whole, so that the lists go on behind the last.
+    listed = np.concatenate([outputs, np.repeat(outputs[-1:], MOST_LANES)])
+    return (listed, channels, places), (len(places), o_step, size if solid else 0, int(near))
 
 
 class WeightLayout(PackedLayout):
@@ -88,10 +136,9 @@ class WeightLayout(PackedLayout):
         bias = -(-count * self.block_bytes // LINE) * LINE
         flags = bias + -(-count * width * size // LINE) * LINE
         numbers = (address(index), len(index), rows, width, per_group, self.blocks, bias, flags)
-        context = np.array([0, 0, 0, *numbers], dtype=np.int64)
         seconds = SECONDS_PER_WEIGHT * len(index) * per_group * groups
         super().__init__(
-            dtype, pack_weights_task(dtype, LINE // size), context, count, seconds, bias, flags, (index,)
+            dtype, pack_weights_task(dtype, LINE // size), numbers, count, seconds, bias, flags, (index,)
         )
 
 
@@ -120,7 +167,8 @@ class PackedWeights:
         self._block, self._layout = workspace.take(layout.total_bytes), layout
         self.weights = self._block.address
         self.bias = self.weights + layout.bias_offset
-        run(layout.work, address(weights), self.weights, 0 if bias is None else address(bias), threads)
+        where = (address(weights), self.weights, 0 if bias is None else address(bias))
+        run(layout.reading(weights), *where, threads)
 
     @property
     def finite(self) -> bool:

@@ -11,7 +11,8 @@ from fastconv.algorithms.weights import PackedLayout
 from fastconv.arrays import address
 from fastconv.kernels.jit import task_factory
 from fastconv.kernels.simd import copy_bytes, item_bytes, store, words, zero_bytes
-from fastconv.kernels.transpose import transpose_to_rows
+from fastconv.kernels.transpose import transpose_block
+from fastconv.kernels.weight_rows import SOURCE_WORDS, weight_rows
 from fastconv.kernels.winograd_tile import winograd_kernels
 from fastconv.problem import Problem
 
@@ -34,7 +35,7 @@ def packing_seconds(problem: Problem, planes: int) -> float:
 def pack_winograd_weights(kh: int, kw: int, mh: int, mw: int, dtype: str, lanes: int) -> Task:
     """Return the task that transforms one block of output channels, a vector of them at a time.
 
-    Shapes   w (O, C/g, kh, kw); target [block][planes][C/g][NR]
+    Shapes   w: as `weight_rows`, of kh x kw taps; target [block][planes][C/g][NR]; the copy (O, C/g, kh, kw)
     Assumes  NR is a multiple of `lanes`; scratch holds `CHUNK` transposed kernels of `lanes` output channels
     Touches  writes its block of target, its biases, its share of the copy of the weights, its word of flags
     Source   arXiv:1509.09308
@@ -45,12 +46,16 @@ def pack_winograd_weights(kh: int, kw: int, mh: int, mw: int, dtype: str, lanes:
     planes = (mh + kh - 1) * (mw + kw - 1)
 
     def task(ctx: int, i: int, scratch: int) -> None:
-        w, target, bias_in, order, channels, width, per_group, blocks = words(ctx, 8)
-        bias_offset, copy_offset, flags_offset = words(ctx + 64, 3)
+        w, target, bias_in, _, _, _, _, o_step, k_step = words(ctx, 9)
+        order, channels, width, per_group, blocks, bias_offset, copy_offset, flags_offset = words(
+            ctx + 24 + 8 * SOURCE_WORDS, 8
+        )
         group, block = i // blocks, i % blocks
         live = min(width, per_group - block * width)
         kernel = channels * taps * size
-        offset = (group * per_group + block * width) * kernel
+        first = group * per_group + block * width
+        copy = target + copy_offset + first * kernel
+        solid = k_step == size and o_step == kernel
         flag = target + flags_offset + 8 * i
         step = channels * width * size
         base = target + i * planes * step
@@ -59,20 +64,38 @@ def pack_winograd_weights(kh: int, kw: int, mh: int, mw: int, dtype: str, lanes:
             count = min(chunk, channels - c)
             for o in range(0, width, lanes):
                 rows = min(live - o, lanes)
-                if rows <= 0:
+                if rows < lanes:
                     zero_bytes(scratch, count * taps * vector)
-                for tap in range(0, count * taps if rows > 0 else 0, lanes):
-                    transpose_to_rows(
-                        dtype, lanes, w + offset + o * kernel + (c * taps + tap) * size, kernel, scratch, vector,
-                        order + 8 * tap, rows, min(lanes, count * taps - tap), lanes, flag,
+                if rows > 0:
+                    weight_rows(
+                        dtype,
+                        lanes,
+                        size,
+                        w,
+                        ctx + 24,
+                        first + o,
+                        rows,
+                        c,
+                        count,
+                        scratch,
+                        vector,
+                        order,
+                        flag,
+                    )
+                for tap in range(0, count * taps if rows > 0 and not solid else 0, lanes):
+                    more = min(lanes, count * taps - tap)
+                    transpose_block(
+                        dtype, lanes, "none", scratch + tap * vector, vector,
+                        copy + o * kernel + (c * taps + tap) * size, kernel, 0, more, rows, more,
                     )  # fmt: skip
                 place = base + (c * width + o) * size
                 winograd_kernels(mh, mw, kh, kw, dtype, lanes, scratch, place, step, width * size, count)
-        copy_bytes(target + copy_offset + offset, w + offset, live * kernel)
+        if solid:
+            copy_bytes(copy, w + first * kernel, live * kernel)
         bias = target + bias_offset + i * width * size
         zero_bytes(bias, width * size)
         if bias_in != 0:
-            copy_bytes(bias, bias_in + (group * per_group + block * width) * size, live * size)
+            copy_bytes(bias, bias_in + first * size, live * size)
 
     return task
 
@@ -98,7 +121,7 @@ def winograd_weights(problem: Problem, mh: int, mw: int, width: int, lanes: int)
     layout = WinogradWeights(
         problem.compute_dtype,
         pack_winograd_weights(problem.kh, problem.kw, mh, mw, problem.compute_dtype, lanes),
-        np.array([0, 0, 0, *numbers], dtype=np.int64),
+        numbers,
         blocks,
         packing_seconds(problem, planes),
         bias,

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastconv.kernels.jit import device, task_factory
 from fastconv.kernels.simd import copy_bytes, item_bytes, load, store, vload_even, vstore, words, zero_bytes
-from fastconv.kernels.transpose import transpose_to_rows
+from fastconv.kernels.weight_rows import SOURCE_WORDS, weight_rows
 
 Task = Callable[[int, int, int], None]
 
@@ -22,18 +22,18 @@ Task = Callable[[int, int, int], None]
 def pack_weights_task(dtype: str, lanes: int) -> Task:
     """Return the task that packs one block of output channels, and its biases.
 
-    Shapes   w (O, k); target [block][rows][width]: element (o, kk) goes to row index[kk], column o of its block
+    Shapes   w: as `weight_rows`; target [block][rows][width]: weight kk of output channel o, in the order (channel,
+             tap), goes to row index[kk], column o of its block
     Assumes  index is a permutation into [0, rows)
     Touches  writes its block of target, its biases and its word of flags: 1 when a weight is not finite
     Source   Goto & van de Geijn, ACM TOMS 34(3), 2008 (packed panels)
     """
     size = item_bytes(dtype)
-    # Both halves of a 32-wide row are written while it is in L1: 128 rows are 16 KiB.
-    run = 128
 
     def task(ctx: int, i: int, scratch: int) -> None:
-        w, target, bias_in, index, k, rows, width, per_group, blocks, bias_offset, flags_offset = words(
-            ctx, 11
+        w, target, bias_in, _, _, _, taps = words(ctx, 7)
+        index, k, rows, width, per_group, blocks, bias_offset, flags_offset = words(
+            ctx + 24 + 8 * SOURCE_WORDS, 8
         )
         bias_out, flags = target + bias_offset, target + flags_offset
         group, block = i // blocks, i % blocks
@@ -43,15 +43,21 @@ def pack_weights_task(dtype: str, lanes: int) -> Task:
         if rows > k or live < width:
             zero_bytes(base, rows * width * size)
         store("int64", flags + 8 * i, 0)
-        for start in range(0, k, run):
-            for o in range(0, width, lanes):
-                for kk in range(start, min(start + run, k), lanes):
-                    if o < live:
-                        transpose_to_rows(
-                            dtype, lanes, w + ((first + o) * k + kk) * size, k * size, base + o * size, width * size,
-                            index + 8 * kk, min(lanes, live - o), min(lanes, k - kk), min(lanes, width - o),
-                            flags + 8 * i,
-                        )  # fmt: skip
+        weight_rows(
+            dtype,
+            lanes,
+            size,
+            w,
+            ctx + 24,
+            first,
+            live,
+            0,
+            k // taps,
+            base,
+            width * size,
+            index,
+            flags + 8 * i,
+        )
         zero_bytes(bias_out + i * width * size, width * size)
         if bias_in != 0:
             copy_bytes(bias_out + i * width * size, bias_in + first * size, live * size)

@@ -1,6 +1,4 @@
-"""Kernels around the convolutions that make up a transposed one: their weights taken out of its own, their outputs
-put in place.
-"""
+"""Kernels behind the convolutions that make up a transposed one: their outputs put in place."""
 
 from __future__ import annotations
 
@@ -11,46 +9,6 @@ from fastconv.kernels.packing import move
 from fastconv.kernels.simd import item_bytes, load, store, words
 
 Task = Callable[[int, int, int], None]
-
-#: Output channels that are gathered together: a run of the weights as they lie serves all of them.
-GATHERED = 16
-
-
-@task_factory
-def gather_weights(dtype: str) -> Task:
-    """Return the task that writes the weights of up to `GATHERED` output channels of one group, of all phases.
-
-    Shapes   w: element (group, c, o, tap) at ``w + group*w_group + c*w_c + o*w_o + from``; result (groups, phases,
-             per_group, c, taps), `group_bytes` a group; pairs: bytes `from` of each tap in w, bytes to it in the result
-    Touches  writes its part of the result
-    """
-    size, block = item_bytes(dtype), 16
-
-    def task(ctx: int, i: int, scratch: int) -> None:
-        w, target, _, pairs, count, per_group, channels, taps, w_group, w_c, w_o, group_bytes = words(ctx, 12)
-        blocks = (per_group + block - 1) // block
-        first, group = i % blocks * block, i // blocks
-        kernel = channels * taps * size
-        to_block = target + group * group_bytes + first * kernel
-        live = min(block, per_group - first)
-        # Eight channels at a time: their lines stay in L1 for all outputs even where they fall on the same sets.
-        for c in range(0, channels, 8):
-            run = min(8, channels - c)
-            for o in range(live):
-                source = w + group * w_group + c * w_c + (first + o) * w_o
-                to = to_block + o * kernel + c * taps * size
-                for pair in range(count):
-                    at, place = (
-                        source + load("int64", pairs + 16 * pair),
-                        to + load("int64", pairs + 16 * pair + 8),
-                    )
-                    for k in range(run):
-                        if size == 4:
-                            store("int32", place + k * taps * 4, load("int32", at + k * w_c))
-                        else:
-                            store("int64", place + k * taps * 8, load("int64", at + k * w_c))
-
-    return task
 
 
 @task_factory

@@ -21,7 +21,6 @@ import numpy.typing as npt
 from fastconv import arrays, runtime
 from fastconv.kernels.jit import Kernel
 from fastconv.operators import phase_kernels, running, strips
-from fastconv.operators.phase_kernels import GATHERED
 from fastconv.planning import routes
 from fastconv.planning.plan import Plan
 from fastconv.problem import Pair, Problem
@@ -29,8 +28,8 @@ from fastconv.runtime import Work, workspace
 
 Array = npt.NDArray[Any]
 Sides = tuple[Pair, Pair]
-#: Cycles to copy a vector of a pixel, one element of a plane, one weight.
-VECTOR_CYCLES, ELEMENT_CYCLES, WEIGHT_CYCLES = 3.0, 1.5, 1.5
+#: Cycles to copy a vector of a pixel, one element of a plane.
+VECTOR_CYCLES, ELEMENT_CYCLES = 3.0, 1.5
 
 
 class Phase(NamedTuple):
@@ -136,12 +135,19 @@ class Part(NamedTuple):
 
     problem: Problem
     source: tuple[slice, slice]
-    #: (phases, taps, 2): row and column of the kernel.
-    taps: npt.NDArray[np.int64]
+    phases: int
+    #: Of the weights (groups, C / groups, O / groups, taps, phases, taps, phases): the shape, and what is taken of it.
+    w_axes: tuple[int, ...]
+    w_taken: tuple[slice, ...]
     place: Work | None
-    w_shape: tuple[int, ...]
-    w_bytes: int
     y_bytes: int
+
+    def kernels(self, w: Array) -> Array:
+        """Return of the weights (C, O / groups, kh, kw), as they lie, those of this convolution.
+
+        They are (groups, phases, phases, O / groups, C / groups, taps, taps): four axes of outputs, three of inputs.
+        """
+        return w.reshape(self.w_axes)[self.w_taken].transpose(0, 4, 6, 2, 1, 3, 5)
 
 
 @lru_cache(maxsize=256)
@@ -153,7 +159,7 @@ def parts(t: Transposed, threads: int) -> tuple[Part | None, ...]:
 def route(t: Transposed, threads: int) -> str:
     """Return in words what convolutions it is made of."""
     found = [part for part in parts(t, threads) if part is not None]
-    together = sum(len(part.taps) for part in found)
+    together = sum(part.phases for part in found)
     idle = sum(part is None for part in parts(t, threads))
     if t.direct:
         words = "one convolution by the kernel turned round"
@@ -173,29 +179,34 @@ def any_idle(t: Transposed, threads: int) -> bool:
     return None in parts(t, threads)
 
 
-def gathering_seconds(part: Part) -> float:
-    """Return the estimated time to take the weights of one convolution out of the kernel, on one thread."""
-    return WEIGHT_CYCLES * math.prod(part.w_shape) / running.CLOCK
-
-
 def _part(t: Transposed, rows: Axis, columns: Axis, threads: int) -> Part | None:
     sides = (_crop(t.h, rows.pads), _crop(t.w, columns.pads))
-    taps = [
-        [tap for tap in product(row.taps, column.taps)] for row in rows.phases for column in columns.phases
-    ]
     h, w = (side[0].stop - side[0].start for side in sides)
-    if not taps[0] or h < 1 or w < 1:
+    down, across = rows.phases[0].taps, columns.phases[0].taps
+    if not down or not across or h < 1 or w < 1:
         return None
+    phases = len(rows.phases) * len(columns.phases)
     problem = Problem(
-        t.n, t.c, h, w, t.o * len(taps), len(rows.phases[0].taps), len(columns.phases[0].taps),
+        t.n, t.c, h, w, t.o * phases, len(down), len(across),
         padding=(*sides[0][1], *sides[1][1]), dilation=_steps(rows, columns), groups=t.groups, layout=t.layout,
         dtype=t.dtype, threads=threads, **dict(t.words),
     )  # fmt: skip
     place = None if t.direct else _placing(t, rows, columns, problem)
     source = (sides[0][0], sides[1][0])
-    return Part(
-        problem, source, np.array(taps, np.int64), place, problem.w_shape, problem.w_bytes, problem.y_bytes
-    )
+    (w_rows, taken_rows), (w_columns, taken_columns) = map(_tapped, t.kernel, (rows, columns))
+    w_axes = (t.groups, t.c // t.groups, t.o // t.groups, *w_rows, *w_columns)
+    taken = (*(slice(None),) * 3, taken_rows, slice(None), taken_columns)
+    return Part(problem, source, phases, w_axes, taken, place, problem.y_bytes)
+
+
+def _tapped(k: int, axis: Axis) -> tuple[Pair, slice]:
+    """Return how `k` taps are divided into taps and phases, and which of these taps are taken, and how."""
+    if len(axis.phases) > 1:
+        return (k // len(axis.phases), len(axis.phases)), slice(None, None, -1)
+    taps = axis.phases[0].taps
+    step = taps[1] - taps[0] if len(taps) > 1 else -1
+    end = taps[-1] + step
+    return (k, 1), slice(taps[0], end if end >= 0 else None, step)
 
 
 def _steps(rows: Axis, columns: Axis) -> Pair:
@@ -260,26 +271,17 @@ def run(t: Transposed, x: Array, w: Array, bias: Array | None, y: Array, threads
         if part is None:
             _fill(t, idle_value(t, bias), y, *t.parts[number])
             continue
-        room = -(-part.w_bytes // 8) * 8
-        weights = workspace.take(room)
-        kernels = weights.words(0, room).view(t.dtype)[: part.w_bytes // y.itemsize].reshape(part.w_shape)
-        runtime.run(_gathering(t, number, w.strides, threads), w.ctypes.data, weights.address, 0, threads)
-        work = strips.prepared((part.problem,), kernels, _biases(t, part, bias))[0]
+        work = strips.prepared((part.problem,), part.kernels(w), _biases(t, part, bias))[0]
         _convolved(part, partial(runtime.run, work, residual_address=0, threads=threads), x, y)
-        workspace.give(weights)
 
 
 def plan(t: Transposed, w: Array, bias: Array | None, threads: int, rigor: str) -> list[Plan]:
     """Return the plans of the convolutions; w is (C, O / groups, kh, kw) with any strides."""
     plans = []
-    for number, part in enumerate(parts(t, threads)):
+    for part in parts(t, threads):
         if part is not None:
-            kernels = np.empty(part.w_shape, t.dtype)
-            runtime.run(
-                _gathering(t, number, w.strides, threads), w.ctypes.data, kernels.ctypes.data, 0, threads
-            )
             route = routes.chosen(part.problem, packing=False)
-            plans.append(routes.planned(route, kernels, _biases(t, part, bias), rigor=rigor))
+            plans.append(routes.planned(route, part.kernels(w), _biases(t, part, bias), rigor=rigor))
     return plans
 
 
@@ -314,34 +316,9 @@ def _convolved(part: Part, start: Callable[[int, int], None], x: Array, y: Array
 
 def _biases(t: Transposed, part: Part, bias: Array | None) -> Array | None:
     """Return the bias of one convolution: of each phase in turn that of the output channels."""
-    if bias is None or len(part.taps) == 1:
+    if bias is None or part.phases == 1:
         return bias
-    return np.repeat(bias.reshape(t.groups, 1, -1), len(part.taps), 1).ravel()
-
-
-@lru_cache(maxsize=1024)
-def _gathering(t: Transposed, number: int, strides: tuple[int, ...], threads: int) -> Work:
-    """Return the work that writes the weights of one convolution, OIHW, from those of the transposed one.
-
-    These, (C, O / groups, kh, kw), may lie anyhow.
-    """
-    w_c, w_o, w_row, w_column = strides
-    part = parts(t, threads)[number]
-    assert part is not None  # the caller gathers only for those that are something
-    p, phases = part.problem, len(part.taps)
-    channels, per_group = t.c // t.groups, t.o // t.groups
-    size = np.dtype(t.dtype).itemsize
-    phase, tap = np.ogrid[:phases, : p.taps]
-    to = (phase * per_group * channels * p.taps + tap) * size
-    pairs = np.stack([part.taps @ np.array([w_row, w_column]), to], axis=-1)
-    return running.work(
-        phase_kernels.gather_weights(t.dtype),
-        [pairs, phases * p.taps, per_group, channels, p.taps, channels * w_c, w_c, w_o],
-        [phases * per_group * channels * p.taps * size],
-        tasks=-(-per_group // GATHERED) * t.groups,
-        scratch=0,
-        cycles=WEIGHT_CYCLES * p.w_bytes / size,
-    )
+    return np.repeat(bias.reshape(t.groups, 1, -1), part.phases, 1).ravel()
 
 
 def idle_value(t: Transposed, bias: Array | None) -> Array:

@@ -187,9 +187,9 @@ def _packs_plainly(choice: Choice) -> bool:
 
 
 def prepared(problems: Sequence[Problem], weights: Array, bias: Array | None) -> list[Work]:
-    """Return the works of convolutions with the same weights (OIHW), by whatever the planner chooses for each.
+    """Return the works of convolutions with the same weights, by whatever the planner chooses for each.
 
-    Weights are packed once for all that take them in the same order.
+    Weights, (O, C / groups, kh, kw) with any strides, are packed once for all that take them in the same order.
     """
     machine = Machine.host()
     works: list[Work] = []

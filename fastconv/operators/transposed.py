@@ -93,9 +93,7 @@ def conv_transpose2d(
     y = running.written_to(target, call.result)
     if call.transposed.n:
         dtype = call.result.dtype
-        kernel = weights.transpose(WEIGHT_LAYOUTS[weight_layout])
-        if kernel.dtype != dtype or not kernel.flags.aligned:
-            kernel = arrays.ready(kernel, dtype)
+        kernel = arrays.aligned(weights.transpose(WEIGHT_LAYOUTS[weight_layout]), dtype)
         spread = spreading.work(call.transposed, kernel)
         if spread is not None:
             images = arrays.ready(source, dtype)
@@ -268,16 +266,13 @@ def explained(
         stages.append(stage)
         if part.place is not None:
             stages.append(Stage("outputs put in their places", part.place.seconds))
-    gathered = Stage("weights taken out of the kernel", sum(map(phases.gathering_seconds, found)))
     route = phases.route(t, threads)
     if spreading.suits(t) and weight_layout == "IOHW":
         route += (
             f"; a call without a plan reads contiguous weights as they stand, since {t.n * t.h * t.w} pixels take less "
             f"time than packing {t.w_bytes} bytes of weights"
         )
-    return OperatorExplanation(
-        "conv_transpose2d", shapes, t.dtype, route, tuple(stages), (gathered, *packing)
-    )
+    return OperatorExplanation("conv_transpose2d", shapes, t.dtype, route, tuple(stages), tuple(packing))
 
 
 class _Call(NamedTuple):

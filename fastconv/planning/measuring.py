@@ -44,7 +44,7 @@ def timed(
     Parameters
     ----------
     weights, bias : ndarray
-        OIHW and (O,), contiguous, of the compute dtype.
+        (O, C / groups, kh, kw) with any strides, and (O,), contiguous; of the compute dtype.
     algorithm : str
         "auto", or the only algorithm whose settings are raced.
     exhaustive : bool

@@ -193,7 +193,7 @@ def prepare(
     Parameters
     ----------
     weights, bias : ndarray
-        OIHW and (O,), contiguous, of the compute dtype.
+        (O, C / groups, kh, kw) with any strides, and (O,), contiguous; of the compute dtype.
     layout : Layout, optional
         That of the choice, if it is known.
 

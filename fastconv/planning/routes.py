@@ -201,4 +201,4 @@ def _for_packing(
     dtype = route.compute_dtype
     if weight_layout != "OIHW":
         w = w.transpose(WEIGHT_LAYOUTS[weight_layout])
-    return arrays.ready(w, dtype), None if bias is None else arrays.ready(bias, dtype)
+    return arrays.aligned(w, dtype), None if bias is None else arrays.ready(bias, dtype)
