@@ -178,8 +178,9 @@ def transposed() -> Iterator[Case]:
 
 def gradients() -> Iterator[Case]:
     """Gradients by the kernels: fewer outputs than a tile has rows, and more; images and then gradients guarded."""
+    # The last size is one for a matrix unit where there is one.
     for o, k, stride, padding in ((3, 3, 1, 1), (LANES + 1, 2, 2, 1), (14, 5, 1, 0)):
-        for shape in SIZES:
+        for shape in (*SIZES, (2, 17, 9, 33)):
             for dtype, layout in (("float32", "NHWC"), ("float64", "NCHW"), ("float32", "NCHW")):
                 x, w_shape = images(shape, dtype, layout), (o, shape[1], k, k)
                 if min(shape[2:]) + 2 * padding < k:

@@ -75,15 +75,28 @@ def _report(b: Any, bad: Any, flag: Any) -> None:
     b.ret_void()
 
 
-def _emit_rows(builder: Any, parts: int) -> Any:
-    function, done = internal_function(builder, f"split_rows_{parts}", 8)
+def _emit_every(b: Any, step: int, address: Any, count: Any) -> Any:
+    """Return the first `count` of 16 float32 that stand `step` apart, 1 or 2; no byte beyond the last is read."""
+    if step == 1:
+        return emit_masked_load(b, "float32", address, emit_lane_mask(b, LANES, count))
+    last = b.sub(b.mul(count, i64(step)), i64(step - 1))
+    low = emit_masked_load(b, "float32", address, emit_lane_mask(b, LANES, last))
+    rest = b.sub(last, i64(LANES))
+    # An empty mask needs a good address all the same.
+    second = b.select(b.icmp_signed(">", rest, i64(0)), b.add(address, i64(4 * LANES)), address)
+    high = emit_masked_load(b, "float32", second, emit_lane_mask(b, LANES, rest))
+    even = ir.Constant(WORDS, list(range(0, 2 * LANES, step)))
+    return b.shuffle_vector(low, high, even)
+
+
+def _emit_rows(builder: Any, parts: int, every: int) -> Any:
+    function, done = internal_function(builder, f"split_rows_{parts}_{every}", 8)
     if done:
         return function
     source, step, target, target_step, part, count, live, flag = function.args
     b = ir.IRBuilder(function.append_basic_block("entry"))
-    masks = [emit_lane_mask(b, LANES, live), emit_lane_mask(b, LANES, b.sub(live, i64(LANES)))]
     # An empty mask needs a good address all the same: the second vector may lie on a page that is not there.
-    second = b.select(b.icmp_signed(">", live, i64(LANES)), i64(4 * LANES), i64(0))
+    second = b.select(b.icmp_signed(">", live, i64(LANES)), i64(4 * LANES * every), i64(0))
     entry, loop, end = b.block, function.append_basic_block("loop"), function.append_basic_block("end")
     done_block = function.append_basic_block("done")
     b.cbranch(b.icmp_signed(">", count, i64(0)), loop, end)
@@ -92,8 +105,8 @@ def _emit_rows(builder: Any, parts: int) -> Any:
     bad = b.phi(MASK)
     for phi, start in ((left, count), (here, source), (to, target), (bad, ir.Constant(MASK, None))):
         phi.add_incoming(start, entry)
-    low = _cut(b, emit_masked_load(b, "float32", here, masks[0]), parts)
-    high = _cut(b, emit_masked_load(b, "float32", b.add(here, second), masks[1]), parts)
+    low = _cut(b, _emit_every(b, every, here, live), parts)
+    high = _cut(b, _emit_every(b, every, b.add(here, second), b.sub(live, i64(LANES))), parts)
     for p in range(parts):
         emit_store(b, _high_halves(b, low[p], high[p]), b.add(to, b.mul(part, i64(p))), 2)
     rest = b.sub(left, i64(1))
@@ -122,21 +135,16 @@ def split_rows(
     Touches  writes 64 bytes per row and part, zeros beyond `live`; 1 at `flag` when a value is not finite
              (or rounds to Inf)
     """
-    return emitted(_emit_rows, (parts,), 8)
+    return emitted(lambda builder, cuts: _emit_rows(builder, cuts, 1), (parts,), 8)
 
 
-def _emit_every(b: Any, step: int, address: Any, count: Any) -> Any:
-    """Return the first `count` of 16 float32 that stand `step` apart, 1 or 2; no byte beyond the last is read."""
-    if step == 1:
-        return emit_masked_load(b, "float32", address, emit_lane_mask(b, LANES, count))
-    last = b.sub(b.mul(count, i64(step)), i64(step - 1))
-    low = emit_masked_load(b, "float32", address, emit_lane_mask(b, LANES, last))
-    rest = b.sub(last, i64(LANES))
-    # An empty mask needs a good address all the same.
-    second = b.select(b.icmp_signed(">", rest, i64(0)), b.add(address, i64(4 * LANES)), address)
-    high = emit_masked_load(b, "float32", second, emit_lane_mask(b, LANES, rest))
-    even = ir.Constant(WORDS, list(range(0, 2 * LANES, step)))
-    return b.shuffle_vector(low, high, even)
+@intrinsic(prefer_literal=True)
+def split_every(
+    context: Any, parts: Any, every: Any, source: Any, step: Any, target: Any, target_step: Any, part: Any,
+    count: Any, live: Any, flag: Any,
+) -> Any:  # fmt: skip
+    """Cut `count` rows of up to 32 float32 that stand `every` (1 or 2) apart; else as `split_rows`."""
+    return emitted(_emit_rows, (parts, every), 8)
 
 
 def _emit_pairs(builder: Any, parts: int, step: int) -> Any:

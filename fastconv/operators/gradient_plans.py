@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.arguments import PaddingArgument, Step
+from fastconv.machine import Machine
+from fastconv.operators import split_gradient
 from fastconv.operators.gradients import convolution, transposed_words, weight_gradient
 from fastconv.operators.plans import OperatorExplanation, OperatorPlan, Stage
 from fastconv.operators.transposed import explain_conv_transpose2d, floats, plan_conv_transpose2d
@@ -165,7 +167,11 @@ def explain_conv2d_weight_grad(
     p = convolution(sizes, w_sizes, kind, stride, padding, dilation, groups, layout, accuracy)
     pixels = p.n * p.oh * p.ow
     route = f"products of matrices, one for each of {p.taps} taps, whose long side are {pixels} pixels"
-    stages = (Stage("gradients times images", weight_gradient(p).seconds),) if p.n else ()
+    work, how = weight_gradient(p), "gradients times images"
+    if split_gradient.works(p, Machine.host()):
+        work = split_gradient.work(p, 1)
+        how += f" on the matrix unit, {split_gradient.PRODUCTS_OF[p.accuracy]} products of parts for each"
+    stages = (Stage(how, work.seconds),) if p.n else ()
     return OperatorExplanation("conv2d_weight_grad", (sizes, p.w_shape), p.dtype, route, stages)
 
 

@@ -13,7 +13,7 @@ from fastconv.algorithms import tiles
 from fastconv.algorithms.geometry import aligned_up
 from fastconv.arguments import PaddingArgument, Step
 from fastconv.machine import Machine
-from fastconv.operators import gradient_kernels, running
+from fastconv.operators import gradient_kernels, running, split_gradient
 from fastconv.operators.running import Result
 from fastconv.operators.transposed import check_float, check_same_dtype, conv_transpose2d, floats
 from fastconv.planning import routes
@@ -102,7 +102,7 @@ def conv2d_weight_grad(
     grad_out : array
         Of the shape of its result and the dtype of `x`.
     stride, padding, dilation, groups, layout, accuracy, threads, out
-        As for `conv2d`; padding with zeros. Sums are always plain ones, as "strict" asks for.
+        As for `conv2d`; padding with zeros.
 
     Returns
     -------
@@ -133,11 +133,23 @@ def conv2d_weight_grad(
     y = running.written_to(target, result)
     if problem.n:
         images, given = arrays.ready(source, dtype), arrays.ready(gradient, dtype)
-        work = weight_gradient(problem)
-        runtime.run(work, arrays.address(images), arrays.address(y), arrays.address(given), workers)
+        if not _on_matrix_unit(problem, images, given, y, workers):
+            work = weight_gradient(problem)
+            runtime.run(work, arrays.address(images), arrays.address(y), arrays.address(given), workers)
     else:
         y[...] = 0
     return running.delivered(y, target, result, x, out)
+
+
+def _on_matrix_unit(p: Problem, images: Array, given: Array, y: Array, workers: int) -> bool:
+    """Compute y on the matrix unit; return False when the layer is none for it, or a value was not finite."""
+    if not split_gradient.works(p, Machine.host()):
+        return False
+    # The gradients, and a flag that any task may set: parts of a value that is not finite mean nothing.
+    words = np.array([arrays.address(given), 0], np.int64)
+    work = split_gradient.work(p, 1 if workers == 1 else 2 * workers)
+    runtime.run(work, arrays.address(images), arrays.address(y), arrays.address(words), workers)
+    return not words[1]
 
 
 #: Bytes of an image that are packed at a time, as a share of L2; of the sums of all taps and outputs of a task.
