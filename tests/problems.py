@@ -12,6 +12,7 @@ _BOTH = (
     "n2c17h5w7_o33k1x1_s1p0d1g1 bias residual",
     "n1c33h13w11_o20k1x1_s2x3p0d1g1",
     "n1c9h31w33_o20k1x1_s1p0d1g1 relu bias",
+    "n1c18h8w64_o9k1x1_s1p0d1g1 residual",
     "n3c70h6w5_o33k1x1_s3x1p0d1g1",
     "n1c5h4w6_o7k1x1_s1p2.1.0.3d1g1 bias",
     # 3x3 and larger: edges of tiles
