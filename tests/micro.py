@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from fastconv.algorithms.tiles import tiles
-from fastconv.kernels.gemm_tile import brgemm, multiply_panel
+from fastconv.kernels.gemm_tile import brgemm, brgemm_ahead, multiply_panel
 from fastconv.kernels.jit import task_factory
 from fastconv.kernels.simd import words
 from fastconv.machine import Machine
@@ -22,6 +22,21 @@ def one_tile(mr: int, nv: int, lanes: int, dtype: str, axis: str, activation: st
         brgemm(
             mr, nv, lanes, dtype, axis, activation,
             a, am, ak, b, bk, table, items, k, y, residual, row, live, segments, bias, acc, mode,
+        )  # fmt: skip
+
+    return task
+
+
+@task_factory
+def one_tile_ahead(mr: int, nv: int, lanes: int, dtype: str, axis: str, activation: str):  # type: ignore[no-untyped-def]
+    """Call the micro-kernel that asks for later memory once; where and how far apart stands behind in the context."""
+
+    def task(ctx: int, i: int, scratch: int) -> None:
+        a, y, residual, b, table, bias, segments, acc = words(ctx, 8)
+        am, ak, bk, items, k, row, live, mode, ahead, step = words(ctx + 64, 10)
+        brgemm_ahead(
+            mr, nv, lanes, dtype, axis, activation,
+            a, am, ak, b, bk, table, items, k, y, residual, row, live, segments, bias, acc, mode, ahead, step,
         )  # fmt: skip
 
     return task
@@ -93,19 +108,22 @@ def largest_tiles(machine: Machine) -> list[tuple[int, int]]:
     return [(mr, nv) for nv, mr in sorted(best.items())]
 
 
-def judge_assembly(machine: Machine, dtype: str, axis: str) -> None:
-    """Raise AssertionError unless the loops of the largest tiles use full registers and no stack."""
+def judge_assembly(machine: Machine, dtype: str, form: str) -> None:
+    """Raise AssertionError unless the loops of the largest tiles use full registers and no stack.
+
+    `form` is the axis of `brgemm`, that and " ahead" for `brgemm_ahead`, or "panel".
+    """
     register = {64: "zmm", 32: "ymm", 16: "xmm"}[machine.vector_bytes]
     suffix = "s" if dtype == "float32" else "d"
     lanes = machine.lanes(dtype)
     for mr, nv in largest_tiles(machine):
-        kernel = (
-            one_panel(mr, nv, lanes, dtype)
-            if axis == "panel"
-            else one_tile(mr, nv, lanes, dtype, axis, "none")
-        )
-        loop = innermost_loop(kernel.asm(), "panel_" if axis == "panel" else "brgemm_")
-        text = f"{mr}x{nv} {dtype} {axis}:\n" + "\n".join(loop.lines)
+        if form == "panel":
+            kernel = one_panel(mr, nv, lanes, dtype)
+        else:
+            make = one_tile_ahead if form.endswith("ahead") else one_tile
+            kernel = make(mr, nv, lanes, dtype, form[0], "none")
+        loop = innermost_loop(kernel.asm(), "panel_" if form == "panel" else "brgemm_")
+        text = f"{mr}x{nv} {dtype} {form}:\n" + "\n".join(loop.lines)
         assert not loop.spills, text
         assert loop.widths == {register}, text
         products = loop.count(rf"vfmadd[0-9]+p{suffix}\b" if machine.fma else rf"v?mulp{suffix}\b")
@@ -119,6 +137,6 @@ if __name__ == "__main__":
     host = Machine.host()
     for kind in ("float32", "float64"):
         judge_assembly(host, kind, "n")
-    judge_assembly(host, "float32", "m")
-    judge_assembly(host, "float32", "panel")
+    for other in ("m", "n ahead", "m ahead", "panel"):
+        judge_assembly(host, "float32", other)
     print(host.vector_bytes, host.vector_registers, host.fma)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from micro import innermost_loop, judge_assembly, largest_tiles, one_panel, one_tile
+from micro import innermost_loop, judge_assembly, largest_tiles, one_panel, one_tile, one_tile_ahead
 from oracle import Array
 
 import fastconv
 from fastconv.algorithms.tiles import tiles
-from fastconv.kernels.gemm_tile import RESUME, SUSPEND, _row_anchors
+from fastconv.kernels.gemm_tile import ONCE, RESUME, SUSPEND, _row_anchors
 from fastconv.machine import Machine
 from fastconv.runtime import Work, run
 
@@ -62,8 +62,9 @@ class Product:
         residual: Array | None = None,
         mode: int = 0,
         row: int | None = None,
+        further: tuple[int, ...] = (),
     ) -> Array:
-        """Return the outputs, FILL where nothing was written, in rows of `row` elements."""
+        """Return the outputs, FILL where nothing was written, in rows of `row` elements; `further` ends the context."""
         step = self.width + 2 if row is None else row
         y = np.full((self.mr, step), FILL, self.dtype)
         size = self.dtype.itemsize
@@ -72,7 +73,7 @@ class Product:
             self.a.shape[2] * size, size, self.b.shape[2] * size, len(self.a), self.k, step * size, rows, mode
         ]  # fmt: skip
         held = 0 if residual is None else residual.ctypes.data
-        work = Work(self.kernel, np.array([0, 0, 0, *pointers, *numbers]), 1, 0, 0.0)
+        work = Work(self.kernel, np.array([0, 0, 0, *pointers, *numbers, *further]), 1, 0, 0.0)
         run(work, self.a.ctypes.data, y.ctypes.data, held, 1)
         return y
 
@@ -89,10 +90,13 @@ def test_every_edge(tile: tuple[int, int], axis: str) -> None:
             product.width - 1,
             product.width,
         }:
-            y = product.run(rows, product.segments(live))
-            expected = np.full_like(y, FILL)
-            expected[:rows, :live] = product.expected[:rows, :live]
-            np.testing.assert_array_equal(y, expected, err_msg=f"{rows} rows, {live} columns")
+            for mode in (0, ONCE) if live > product.width - product.lanes else (0,):
+                y = product.run(rows, product.segments(live), mode=mode)
+                expected = np.full_like(y, FILL)
+                expected[:rows, :live] = product.expected[:rows, :live]
+                np.testing.assert_array_equal(
+                    y, expected, err_msg=f"{rows} rows, {live} columns, mode {mode}"
+                )
 
 
 @pytest.mark.parametrize("dtype", ["float64", "int32", "int64"])
@@ -109,9 +113,22 @@ def test_residual_and_activation(axis: str) -> None:
     product = Product(3, 2, "float32", axis, "relu")
     step = product.width + 2
     residual = np.random.default_rng(1).integers(-9, 9, (3, step)).astype(np.float32)
-    y = product.run(3, product.segments(product.width), residual=residual)
-    expected = np.maximum(product.expected + residual[:, : product.width], 0)
-    np.testing.assert_array_equal(y[:, : product.width], expected)
+    for mode in (0, ONCE):
+        y = product.run(3, product.segments(product.width), residual=residual, mode=mode)
+        expected = np.maximum(product.expected + residual[:, : product.width], 0)
+        np.testing.assert_array_equal(y[:, : product.width], expected)
+        y = product.run(3, product.segments(product.width), mode=mode)
+        np.testing.assert_array_equal(y[:, : product.width], np.maximum(product.expected, 0))
+
+
+@pytest.mark.parametrize("axis", ["n", "m"])
+def test_memory_asked_for_ahead_may_be_anywhere(axis: str) -> None:
+    product = Product(3, 2, "float32", axis)
+    product.kernel = one_tile_ahead(3, 2, product.lanes, "float32", axis, "none")
+    for ahead, step in ((product.a.ctypes.data, 64), (0, 4096), (-(1 << 62), 1 << 40)):
+        for mode in (0, ONCE):
+            y = product.run(3, product.segments(product.width), mode=mode, further=(ahead, step))
+            np.testing.assert_array_equal(y[:, : product.width], product.expected)
 
 
 def test_what_stands_beside_the_residual_does_not_matter() -> None:
@@ -199,11 +216,14 @@ def test_tiles_fit_the_registers() -> None:
 
 @pytest.mark.skipif(not X86, reason="reads x86 assembly")
 @pytest.mark.parametrize(
-    ("dtype", "axis"),
-    [("float32", "n"), ("float32", "m"), ("float64", "n"), ("float32", "panel"), ("float64", "panel")],
+    ("dtype", "form"),
+    [
+        *((dtype, form) for form in ("n", "n ahead", "panel") for dtype in ("float32", "float64")),
+        *(("float32", "m"), ("float32", "m ahead")),
+    ],
 )
-def test_loops_use_full_registers_and_no_stack(dtype: str, axis: str) -> None:
-    judge_assembly(HOST, dtype, axis)
+def test_loops_use_full_registers_and_no_stack(dtype: str, form: str) -> None:
+    judge_assembly(HOST, dtype, form)
 
 
 @pytest.mark.skipif(not X86 or HOST.vector_bytes < 64, reason="needs AVX-512")

@@ -128,6 +128,11 @@ def emit_splat(builder: Any, scalar: Any, lanes: int) -> Any:
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
 
 
+def emit_add(builder: Any, dtype: str, x: Any, y: Any) -> Any:
+    """Return x + y."""
+    return builder.fadd(x, y) if is_float(dtype) else builder.add(x, y)
+
+
 def emit_fma(builder: Any, dtype: str, x: Any, y: Any, z: Any) -> Any:
     """Return x * y + z: one fused instruction where the machine has it, two where it has not."""
     if not is_float(dtype):
