@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from fastconv.operators.pooling import global_max_pool2d as global_max_pool2d
     from fastconv.operators.pooling import max_pool2d as max_pool2d
     from fastconv.operators.separable import separable_conv2d as separable_conv2d
+    from fastconv.operators.separable_plans import explain_separable_conv2d as explain_separable_conv2d
+    from fastconv.operators.separable_plans import plan_separable_conv2d as plan_separable_conv2d
     from fastconv.operators.sequences import conv1d as conv1d
     from fastconv.operators.sequences import explain_conv1d as explain_conv1d
     from fastconv.operators.sequences import plan_conv1d as plan_conv1d
@@ -87,6 +89,8 @@ _HOME = {
     "conv2d_input_grad": "fastconv.operators.gradients",
     "conv2d_weight_grad": "fastconv.operators.gradients",
     "separable_conv2d": "fastconv.operators.separable",
+    "explain_separable_conv2d": "fastconv.operators.separable_plans",
+    "plan_separable_conv2d": "fastconv.operators.separable_plans",
     "conv1d": "fastconv.operators.sequences",
     "explain_conv1d": "fastconv.operators.sequences",
     "plan_conv1d": "fastconv.operators.sequences",

@@ -21,7 +21,7 @@ def integers(*shape: int) -> Any:
 
 
 X, W = integers(2, 6, 9, 8), integers(6, 5, 3, 3)
-BIAS = integers(5)
+BIAS, PIXELS = integers(5), integers(2, 9, 8, 6)
 #: Of each operator: its call, its plan, and what the plan is then called with.
 CASES: dict[str, tuple[Callable[[], Any], Callable[[], Any], Any]] = {
     "transposed, kernel divided by the stride": (
@@ -79,6 +79,44 @@ CASES: dict[str, tuple[Callable[[], Any], Callable[[], Any], Any]] = {
         lambda: fastconv.depthwise_conv2d(X, integers_of(3, 3, 6, 2), padding=1, accuracy="strict"),
         lambda: fastconv.plan_depthwise_conv2d(X, integers_of(3, 3, 6, 2), padding=1, accuracy="strict"),
         X,
+    ),
+    "separable, whole images": (
+        lambda: fastconv.separable_conv2d(
+            X,
+            integers_of(3, 3, 6, 2),
+            integers_of(1, 1, 12, 7),
+            depthwise_bias=integers_of(12),
+            accuracy="strict",
+        ),
+        lambda: fastconv.plan_separable_conv2d(
+            X,
+            integers_of(3, 3, 6, 2),
+            integers_of(1, 1, 12, 7),
+            depthwise_bias=integers_of(12),
+            accuracy="strict",
+        ),
+        X,
+    ),
+    "separable, strips": (
+        lambda: fastconv.separable_conv2d(
+            PIXELS,
+            integers_of(3, 3, 6, 1),
+            integers_of(1, 1, 6, 5),
+            BIAS,
+            padding=1,
+            layout="NHWC",
+            accuracy="strict",
+        ),
+        lambda: fastconv.plan_separable_conv2d(
+            PIXELS,
+            integers_of(3, 3, 6, 1),
+            integers_of(1, 1, 6, 5),
+            BIAS,
+            padding=1,
+            layout="NHWC",
+            accuracy="strict",
+        ),
+        PIXELS,
     ),
     "sequences": (
         lambda: fastconv.conv1d(X[0], integers_of(4, 9, 3), padding="causal", accuracy="strict"),
@@ -186,6 +224,16 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "w_shape must have 3 axes",
     ),
+    "pointwise kernels": (
+        lambda: fastconv.plan_separable_conv2d(X, integers(3, 3, 6, 2), integers(1, 1, 6, 5)),
+        ValueError,
+        "pointwise_w must have shape",
+    ),
+    "layout of separable kernels": (
+        lambda: fastconv.explain_separable_conv2d(X, (3, 3, 6, 2), (1, 1, 12, 5), weight_layout="HWIO"),
+        ValueError,
+        "weight_layout must be one of",
+    ),
     "depthwise kernels": (
         lambda: fastconv.explain_depthwise_conv2d((1, 6, 9, 8), (3, 3, 5, 1)),
         ValueError,
@@ -245,6 +293,22 @@ def test_gradients_are_explained() -> None:
     by_kernels = fastconv.explain_conv2d_weight_grad(*words)
     assert by_kernels.seconds > 0 and not by_kernels.problems
     assert "for each of 9 taps" in str(by_kernels)
+
+
+def test_separable_convolution_is_explained() -> None:
+    report = fastconv.explain_separable_conv2d(
+        (3, 20, 16, 8), (3, 3, 8, 1), (1, 1, 8, 4), True, padding=1, depthwise_bias=True, layout="NHWC"
+    )
+    words: dict[str, Any] = {"padding": 1, "depthwise_bias": integers(8), "layout": "NHWC"}
+    plan = fastconv.plan_separable_conv2d(
+        (3, 20, 16, 8), integers(3, 3, 8, 1), integers(1, 1, 8, 4), integers(4), **words
+    )
+    assert report.problems == plan.problems
+    assert {problem.groups for problem in report.problems} == {1, 8}
+    assert all(problem.bias for problem in report.problems)
+    assert "on each of 3 strips of rows" in report.route
+    once = [found.chosen.seconds for found in report.convolutions]
+    assert report.seconds == pytest.approx(3 * sum(once))
 
 
 def test_explanations_of_one_convolution() -> None:

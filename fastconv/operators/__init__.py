@@ -8,5 +8,5 @@ of all phases of the stride (`phase_kernels`), or `spreading`, for few pixels an
 `pooling` through `pool_work` and then `pool_pixels` (NHWC) or `pool_planes` (NCHW); the others have their
 `..._kernels` beside them. `running` and `windows` are what all of them share. Those that are convolutions go to the
 planner like any `conv2d`: their `plan_...` and `explain_...` stand beside the call (those of the gradients in
-`gradient_plans`), on `plans`.
+`gradient_plans`, of separable convolution in `separable_plans`), on `plans`.
 """

@@ -100,7 +100,7 @@ def separable_conv2d(
         for name, value in (("depthwise_bias", depthwise_bias), ("bias", bias))
     )
     both = running.remembered(
-        _both, source, first.shape, first.dtype, second.shape, second.dtype,
+        meant, source, first.shape, first.dtype, second.shape, second.dtype,
         None if middle is None else (middle.shape, middle.dtype), None if last is None else (last.shape, last.dtype),
         *running.hashable(stride, padding, dilation), depthwise_activation, layout, weight_layout, padding_mode,
         activation, accuracy,
@@ -117,16 +117,14 @@ def separable_conv2d(
     y = running.written_to(target, both.result)
     if both.depthwise.n:
         dtype = both.result.dtype
-        if weight_layout == "HWCM":
-            first, second = first.transpose(2, 3, 0, 1), second.transpose(3, 2, 0, 1)
-        weights = (arrays.ready(first, dtype), arrays.ready(second, dtype))
+        weights = in_order(first, second, weight_layout, dtype)
         biases = [None if bias is None else arrays.ready(bias, dtype) for bias in (middle, last)]
         ready = arrays.ready(source, dtype)
         _run(both, weights, biases, arrays.address(ready), arrays.address(y), workers)
     return running.delivered(y, target, both.result, x, out)
 
 
-class _Both(NamedTuple):
+class Both(NamedTuple):
     """The two convolutions of whole images, both of them on strips where that is quicker, and what comes out."""
 
     depthwise: Problem
@@ -135,7 +133,7 @@ class _Both(NamedTuple):
     result: Result
 
 
-def _both(
+def meant(
     x_shape: tuple[int, ...],
     dtype: np.dtype[Any],
     first_shape: tuple[int, ...],
@@ -153,7 +151,7 @@ def _both(
     padding_mode: Any,
     activation: Any,
     accuracy: Any,
-) -> _Both:
+) -> Both:
     """Check every argument and return what is to be done."""
     check_float("x", dtype)
     for name, found in (("depthwise_w", first_dtype), ("pointwise_w", second_dtype)):
@@ -177,7 +175,7 @@ def _both(
             )
     native = dtype.newbyteorder("=")
     result = Result(sizes.result(o, pointwise.oh, pointwise.ow), native, native)
-    return _Both(depthwise, pointwise, _chain(depthwise, pointwise), result)
+    return Both(depthwise, pointwise, _chain(depthwise, pointwise), result)
 
 
 def _mixers(shape: tuple[int, ...], weight_layout: str, channels: int) -> int:
@@ -193,14 +191,14 @@ def _mixers(shape: tuple[int, ...], weight_layout: str, channels: int) -> int:
 
 
 def _run(
-    both: _Both, weights: tuple[Array, Array], biases: list[Array | None], x: int, y: int, threads: int
+    both: Both, weights: tuple[Array, Array], biases: list[Array | None], x: int, y: int, threads: int
 ) -> None:
     """Run both convolutions on the arrays at these addresses."""
     if both.chain is not None:
         runtime.run(both.chain.work(weights, biases), x, y, 0, threads)
         return
     first, second = (
-        strips.prepared((_with_threads(problem, threads),), w, bias)[0]
+        strips.prepared((with_threads(problem, threads),), w, bias)[0]
         for problem, w, bias in zip(both[:2], weights, biases, strict=True)
     )
     between = workspace.take(both.depthwise.y_bytes)
@@ -211,8 +209,18 @@ def _run(
         workspace.give(between)
 
 
+def in_order(first: Array, second: Array, weight_layout: str, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """Return both kernels, OIHW, as they are packed."""
+    if weight_layout == "HWCM":
+        rows, columns, channels, multiplier = first.shape
+        first = first.transpose(2, 3, 0, 1).reshape(channels * multiplier, 1, rows, columns)
+        second = second.transpose(3, 2, 0, 1)
+    return arrays.ready(first, dtype), arrays.ready(second, dtype)
+
+
 @lru_cache(maxsize=1024)
-def _with_threads(problem: Problem, threads: int) -> Problem:
+def with_threads(problem: Problem, threads: int) -> Problem:
+    """Return the same on so many threads."""
     return replace(problem, threads=threads)
 
 
