@@ -26,7 +26,7 @@ from scenarios_of_memory import Place
 import fastconv
 from fastconv import image
 from fastconv.machine import Machine
-from fastconv.operators import running, spreading, strips
+from fastconv.operators import running, split_spread, spreading, strips
 from fastconv.runtime import launcher, work, workspace
 
 LANES = Machine.host().lanes("float32")
@@ -205,6 +205,18 @@ def spread() -> Iterator[Case]:
                 yield f"{o} {k} {stride} {shape} {dtype} {layout} of w", w, partial(swapped, run, x)
 
 
+def matrix_spread() -> Iterator[Case]:
+    """The same on a matrix unit, where there is one."""
+    mock.patch.object(split_spread, "MANY_WEIGHTS", 1).start()
+    for o, k, stride in ((16, 3, 2), (33, 3, 1), (40, 2, 3)):
+        for shape in ((1, 65, 5, 3), (2, 64, 4, 8), (1, 90, 7, 5)):
+            for layout in ("NHWC", "NCHW"):
+                x, w = images(shape, "float32", layout), images((shape[1], o, k, k), "float32", "NCHW")
+                run = partial(fastconv.conv_transpose2d, stride=stride, padding=1, layout=layout, threads=1)
+                yield f"{o} {k} {stride} {shape} {layout} of x", x, partial(run, w=w)
+                yield f"{o} {k} {stride} {shape} {layout} of w", w, partial(swapped, run, x)
+
+
 def by_gradient(run: Callable[..., Any], x: Array, g: Array, **words: Any) -> Any:
     return run(x, grad_out=g, **words)
 
@@ -212,6 +224,7 @@ def by_gradient(run: Callable[..., Any], x: Array, g: Array, **words: Any) -> An
 OPERATORS: dict[str, Callable[[], Iterator[Case]]] = {
     "gradients": gradients,
     "spread": spread,
+    "matrix_spread": matrix_spread,
     "transposed": transposed,
     "separable": separable,
     "pooling": pooling,

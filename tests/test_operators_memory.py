@@ -17,7 +17,18 @@ HERE = Path(__file__).resolve().parent
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="pages are protected by mprotect")
 @pytest.mark.parametrize(
-    "name", ["pooling", "unfolding", "local", "separable", "sweeps", "transposed", "gradients", "spread"]
+    "name",
+    [
+        "pooling",
+        "unfolding",
+        "local",
+        "separable",
+        "sweeps",
+        "transposed",
+        "gradients",
+        "spread",
+        "matrix_spread",
+    ],
 )
 def test_no_page_beside_the_arrays_is_touched(name: str) -> None:
     package = str(Path(fastconv.__file__).resolve().parent.parent)

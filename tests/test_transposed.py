@@ -255,12 +255,14 @@ def test_weights_read_as_they_stand(block: int) -> None:
     assert spreads > 30
 
 
-def test_few_pixels_of_many_weights() -> None:
+@pytest.mark.parametrize("accuracy", ["strict", "standard"])
+def test_few_pixels_of_many_weights(accuracy: str) -> None:
     """Sizes that take that way by themselves, against the same in float64 by phases of a larger batch."""
     rng = np.random.default_rng(0)
     x, w = rng.integers(-3, 4, (1, 256, 5, 7)), rng.integers(-3, 4, (256, 240, 3, 3))
     assert w.astype(np.float32).nbytes > Machine.host().l2_bytes
-    y = fastconv.conv_transpose2d(x.astype(np.float32), w.astype(np.float32), stride=2, padding=1)
+    words: dict[str, Any] = {"stride": 2, "padding": 1, "accuracy": accuracy}
+    y = fastconv.conv_transpose2d(x.astype(np.float32), w.astype(np.float32), **words)
     many = np.repeat(x.astype(float), 4, 0)
     assert many.shape[0] * 5 * 7 > spreading.FEW_PIXELS
     np.testing.assert_array_equal(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fastconv import arguments, arrays, runtime
 from fastconv.arguments import PaddingArgument, Step
-from fastconv.operators import phases, running, spreading
+from fastconv.operators import phases, running, split_spread, spreading
 from fastconv.operators.phases import Transposed
 from fastconv.operators.plans import OperatorExplanation, OperatorPlan, Stage, convolution_stages
 from fastconv.operators.running import Result
@@ -94,15 +94,16 @@ def conv_transpose2d(
     if call.transposed.n:
         dtype = call.result.dtype
         kernel = arrays.aligned(weights.transpose(WEIGHT_LAYOUTS[weight_layout]), dtype)
-        spread = spreading.work(call.transposed, kernel)
-        if spread is not None:
-            images = arrays.ready(source, dtype)
+        images, spread = arrays.ready(source, dtype), spreading.work(call.transposed, kernel)
+        if split_spread.run(call.transposed, images, kernel, y, workers):
+            pass
+        elif spread is not None:
             runtime.run(spread, arrays.address(images), arrays.address(y), arrays.address(kernel), workers)
         else:
             batched = source.ndim == 4
             phases.run(
                 call.transposed,
-                source if batched else source[None],
+                images if batched else images[None],
                 kernel,
                 None if biases is None else arrays.ready(biases, dtype),
                 y if batched else y[None],
@@ -267,7 +268,7 @@ def explained(
         if part.place is not None:
             stages.append(Stage("outputs put in their places", part.place.seconds))
     route = phases.route(t, threads)
-    if spreading.suits(t) and weight_layout == "IOHW":
+    if (split_spread.suits(t) or spreading.suits(t)) and weight_layout == "IOHW":
         route += (
             f"; a call without a plan reads contiguous weights as they stand, since {t.n * t.h * t.w} pixels take less "
             f"time than packing {t.w_bytes} bytes of weights"
