@@ -3,8 +3,8 @@
 Wins where every output channel sees few input channels, and the image is what has to be moved: depthwise layers of any
 multiplier in NCHW, groups of a few channels in NCHW, plain depthwise layers in NHWC. Nothing is packed but the weights:
 NCHW puts columns into the lanes, and masks what lies beside the image; NHWC puts channels into the lanes, some output
-rows at a time, and rows beside the image are a row of zeros; kernels beyond 7x7 are taken there in pieces. NCHW takes
-kernels up to 7x7 and column strides 1 and 2; no dilation.
+rows at a time, as `sliding_groups` does, and rows beside the image are a row of zeros; kernels beyond 7x7 are taken
+there in pieces. NCHW takes kernels up to 7x7 and column strides 1 and 2; no dilation.
 
 Source: none. Start reading at `depthwise_planes`.
 """
@@ -18,10 +18,21 @@ from typing import NamedTuple
 import numpy as np
 
 from fastconv.algorithms import needs, tiles
-from fastconv.algorithms.depthwise_task import depthwise_pieces, depthwise_pixels, depthwise_planes
+from fastconv.algorithms.depthwise_task import depthwise_pieces, depthwise_planes
 from fastconv.algorithms.geometry import aligned_up, context, pads_with_zeros, rounding, row_map
 from fastconv.algorithms.interface import Algorithm, Layout
 from fastconv.algorithms.needs import Need
+from fastconv.algorithms.strips import (
+    MOST_TAPS,
+    TASK_FLOP,
+    Config,
+    division,
+    sliding_cycles,
+    sliding_rows,
+    strip_layout,
+    strip_scratch,
+    strip_seconds,
+)
 from fastconv.algorithms.weights import WeightLayout
 from fastconv.arrays import address
 from fastconv.kernels.depthwise_planes_tile import HELD_WEIGHTS
@@ -29,27 +40,14 @@ from fastconv.kernels.depthwise_walk_tile import Walk
 from fastconv.machine import Machine
 from fastconv.problem import Problem
 
-#: Longest axis of a kernel that is written out as straight code, and of a piece of a longer one.
-MOST_TAPS, PIECE_TAPS = 7, 8
+#: Longest axis of a piece of a kernel that is too long to be written out whole.
+PIECE_TAPS = 8
 #: Most outputs of a group in one register tile, in NCHW.
 MOST_OUTPUTS = 4
 #: Bytes of planes whose columns are taken one tile after the other: they stay in L1.
 NEAR_BYTES = 16_384
-#: Columns that are walked in one go in NHWC where the image is not in L2: memory is then read nearly in order (95 us
-#: for 138 with 32 channels at 112x112). Not with more taps than these, whose products take longer than that.
-FAR_SPAN, FAR_TAPS = 8, 9
-#: Most work of a task.
-TASK_FLOP = 5e8
 #: Cycles around one strip beside its walk; more for a row of a plane beyond L2 (20 to 40 ns).
 STRIP_CYCLES, FAR_TURN_CYCLES = 30.0, 100.0
-
-
-class Config(NamedTuple):
-    """Register tile: vectors of columns in NCHW, rows in NHWC; columns walked in one go in NHWC; rows of a task."""
-
-    across: int
-    span: int
-    rows: int
 
 
 def _lanes(problem: Problem, machine: Machine) -> int:
@@ -97,38 +95,37 @@ class Depthwise(Algorithm[Config]):
 
     def configs(self, problem: Problem, machine: Machine) -> tuple[Config, ...]:
         """Return the register tiles that fit, cheapest first, each with the tasks that suit the problem."""
-        nchw = problem.layout == "NCHW"
-        # Sums of all open windows, the inputs under one column of taps, and a weight.
-        sums = _walk(problem).open * (_outputs(problem) if nchw else 1)
-        fits = (machine.vector_registers - 2) // (sums + 1)
-        widths: tuple[int, ...] = (1, 2, 4) if nchw else (1, 2, 3, 4)
-        if not nchw and _is_far(problem, machine):
-            # More rows read memory less in order: 185 us with one row, 204 with two, 230 with three (96 channels at
-            # 112x112, stride 2).
-            widths = (2, 1) if problem.stride[0] == 1 else (1,)
-        widths = tuple(n for n in widths if n <= fits) or (1,)
-        choices = [Config(across, *self._division(problem, machine, across)) for across in widths]
+        if problem.layout == "NHWC":
+            widths = sliding_rows(problem, machine, _largest(problem))
+        else:
+            # Sums of all open windows, the inputs under one column of taps, and a weight.
+            sums = -(-problem.kh // problem.stride[0]) * _outputs(problem)
+            fits = (machine.vector_registers - 2) // (sums + 1)
+            widths = [n for n in (1, 2, 4) if n <= fits] or [1]
+        choices = [self._division(problem, across) for across in widths]
         return tuple(sorted(choices, key=lambda config: self.cost(problem, machine, config)))
 
-    def _division(self, problem: Problem, machine: Machine, across: int) -> tuple[int, int]:
-        """Return columns walked in one go and output rows of a task."""
-        pieces = problem.n * (1 if problem.layout == "NHWC" else problem.o // _outputs(problem))
+    def _division(self, problem: Problem, across: int) -> Config:
+        """Return the register tile with the tasks that suit the problem."""
+        if problem.layout == "NHWC":
+            return division(problem, across)
+        pieces = problem.n * (problem.o // _outputs(problem))
         blocks = -(-4 * problem.threads // max(pieces, 1)) if problem.threads > 1 else 1
         # Ctrl-C is felt between tasks.
         blocks = max(blocks, int(problem.flop / max(pieces, 1) / TASK_FLOP))
-        rows = -(-problem.oh // min(blocks, problem.oh))
-        if problem.layout == "NCHW":
-            return problem.ow, rows
-        span = min(FAR_SPAN, problem.ow) if _is_far(problem, machine) else problem.ow
-        return span, aligned_up(rows, across)
+        return Config(across, -(-problem.oh // min(blocks, problem.oh)))
 
     def cost(self, problem: Problem, machine: Machine, config: Config) -> float:
         """Count products, loads and stores of all strips, and what is moved through memory."""
-        count = _plane_cycles if problem.layout == "NCHW" else _pixel_cycles
-        cycles = count(problem, machine, config)
+        if problem.layout == "NHWC":
+            count = math.prod(piece.number for piece in _pieces(problem))
+            cycles = count * sliding_cycles(problem, machine, config, _largest(problem))
+            return strip_seconds(problem, machine, config, cycles)
+        cycles = _plane_cycles(problem, machine, config)
         moved = tiles.image_cycles(problem, machine, problem.x_bytes + 2 * problem.y_bytes)
-        tasks = _tasks(problem, config)
-        return tiles.seconds(problem, machine, max(cycles, moved) + 0.3 * min(cycles, moved), tasks)
+        return tiles.seconds(
+            problem, machine, max(cycles, moved) + 0.3 * min(cycles, moved), _tasks(problem, config)
+        )
 
     def error_bound(self, problem: Problem) -> float:
         """One sequential FMA sum over all products, then the residual."""
@@ -138,19 +135,16 @@ class Depthwise(Algorithm[Config]):
 
     def workspace(self, problem: Problem, machine: Machine, config: Config) -> int:
         """Return the addresses of the rows under a tile for each worker."""
-        return _scratch(problem, config) * problem.threads
+        return 0 if problem.layout == "NCHW" else strip_scratch(problem, machine, config) * problem.threads
 
     def layout(self, problem: Problem, machine: Machine, config: Config) -> Layout:
         """Lay out the weights as the tiles stream them."""
-        make = _planes if problem.layout == "NCHW" else _pixels
-        return make(
-            problem, _lanes(problem, machine), config, self.cost(problem, machine, config) * problem.threads
-        )
-
-
-def _is_far(problem: Problem, machine: Machine) -> bool:
-    """Tell whether the image and its result leave L2, and the kernel is so small that this decides the time."""
-    return problem.x_bytes + problem.y_bytes > machine.l2_bytes and problem.taps <= FAR_TAPS
+        seconds = self.cost(problem, machine, config) * problem.threads
+        if problem.layout == "NCHW":
+            return _planes(problem, _lanes(problem, machine), config, seconds)
+        if math.prod(piece.number for piece in _pieces(problem)) > 1:
+            return _pixels_in_pieces(problem, machine, config, seconds)
+        return strip_layout(problem, machine, config, seconds, points=False)
 
 
 def _plane_cycles(problem: Problem, machine: Machine, config: Config) -> float:
@@ -166,28 +160,14 @@ def _plane_cycles(problem: Problem, machine: Machine, config: Config) -> float:
     if problem.x_bytes // (problem.n * problem.c) > machine.l2_bytes // 2:
         # Down a plane beyond L2 every row begins a page that nothing fetches ahead.
         turn += FAR_TURN_CYCLES
-    turns = problem.oh + (_walk(problem).open - 1) * -(-problem.oh // config.rows)
+    turns = problem.oh + (Walk(problem.kh, sh).open - 1) * -(-problem.oh // config.rows)
     walks = problem.n * (problem.o // p) * -(-problem.ow // (nv * lanes))
     return walks * (turns * turn + STRIP_CYCLES)
 
 
-def _pixel_cycles(problem: Problem, machine: Machine, config: Config) -> float:
-    """Return the cycles of all walks along rows: products, or the lines that come from L2 and go there."""
-    rows, (sh, sw) = config.across, problem.stride
-    pieces = math.prod(piece.number for piece in _pieces(problem))
-    products = problem.taps * rows * (1 if machine.fma else 2) / pieces
-    lines = min(sw, problem.kw) * ((rows - 1) * min(sh, problem.kh) + problem.kh) / pieces + rows
-    turn = max(products / 2 + rows + 2, lines * machine.vector_bytes / tiles.l2_rate(machine))
-    spans = -(-problem.ow // config.span)
-    turns = problem.ow + (_walk(problem).open - 1) * spans
-    strips = problem.n * -(-problem.oh // rows) * -(-problem.c // machine.lanes(problem.compute_dtype))
-    return pieces * strips * (turns * turn + STRIP_CYCLES * spans)
-
-
 def _tasks(problem: Problem, config: Config) -> int:
+    """Return the tasks of all walks down planes."""
     blocks = -(-problem.oh // config.rows)
-    if problem.layout == "NHWC":
-        return problem.n * blocks
     pieces = problem.n * problem.o // _outputs(problem)
     return -(-pieces // _per_task(problem, blocks)) * blocks
 
@@ -226,16 +206,10 @@ def _pieces(problem: Problem) -> tuple[_Pieces, _Pieces]:
     return _Pieces.of(problem.kh, most), _Pieces.of(problem.kw, most)
 
 
-def _walk(problem: Problem) -> Walk:
-    if problem.layout == "NCHW":
-        return Walk(problem.kh, problem.stride[0])
-    return Walk(_pieces(problem)[1].size, problem.stride[1])
-
-
-def _scratch(problem: Problem, config: Config) -> int:
-    if problem.layout == "NCHW":
-        return 0
-    return aligned_up(8 * ((config.across - 1) * problem.stride[0] + problem.kh), 64)
+def _largest(problem: Problem) -> tuple[int, int]:
+    """Return rows and columns of the largest piece of the kernel."""
+    down, along = _pieces(problem)
+    return down.size, along.size
 
 
 def _weights(problem: Problem, width: int, groups: int, per_group: int) -> WeightLayout:
@@ -292,40 +266,35 @@ def _planes(problem: Problem, lanes: int, config: Config, seconds: float) -> Lay
     return Layout(kernel, values, _tasks(problem, config), 0, seconds, weights, pads_with_zeros(problem))
 
 
-def _pixels(problem: Problem, lanes: int, config: Config, seconds: float) -> Layout:
+def _pixels_in_pieces(problem: Problem, machine: Machine, config: Config, seconds: float) -> Layout:
     size = np.dtype(problem.compute_dtype).itemsize
-    sh, sw = problem.stride
+    lanes, (sh, sw) = machine.lanes(problem.compute_dtype), problem.stride
     weights = _weights(problem, lanes, 1, problem.o)
     rows_in = row_map(problem, (problem.oh + config.across - 2) * sh + problem.kh)
     x_row, y_row = (width * problem.c * size for width in (problem.w, problem.ow))
     outside = np.zeros(x_row + 64, np.uint8)
     nothing = np.zeros(64, np.uint8)
     blocks = -(-problem.oh // config.rows)
-    head = (address(rows_in), address(outside), blocks, config.rows, problem.oh, problem.ow, problem.w)
-    strides = (problem.h * x_row, x_row, problem.c * size, y_row, weights.block_bytes)
-    numerics = (problem.compute_dtype, problem.activation)
     down, along = _pieces(problem)
-    if down.number * along.number == 1:
-        values = context(*head, *divmod(problem.c, lanes), problem.padding[2], *strides, config.span)
-        kernel = depthwise_pixels(config.across, problem.kh, problem.kw, sh, sw, lanes, *numerics)
-    else:
-        values = context(
-            *(*head, problem.c, problem.kh, problem.padding[2], *strides, address(nothing)),
-            *(down.long * down.size, along.long * along.size, problem.padding[0], problem.h),
-        )
-        sizes = (down.size, down.last, along.size, along.last, problem.kw)
-        full = int(problem.c % lanes == 0)
-        kernel = depthwise_pieces(config.across, *sizes, sh, sw, full, lanes, *numerics)
-    keep = (rows_in, outside, nothing)
+    values = context(
+        *(address(rows_in), address(outside), blocks, config.rows, problem.oh, problem.ow, problem.w),
+        *(problem.c, problem.kh, problem.padding[2]),
+        *(problem.h * x_row, x_row, problem.c * size, y_row, weights.block_bytes, address(nothing)),
+        *(down.long * down.size, along.long * along.size, problem.padding[0], problem.h),
+    )
+    sizes = (down.size, down.last, along.size, along.last, problem.kw)
+    full = int(problem.c % lanes == 0)
+    numerics = (problem.compute_dtype, problem.activation)
+    kernel = depthwise_pieces(config.across, *sizes, sh, sw, full, lanes, *numerics)
     return Layout(
         kernel,
         values,
-        _tasks(problem, config),
-        _scratch(problem, config),
+        problem.n * blocks,
+        strip_scratch(problem, machine, config),
         seconds,
         weights,
         pads_with_zeros(problem),
-        keep,
+        (rows_in, outside, nothing),
     )
 
 

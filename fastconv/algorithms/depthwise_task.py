@@ -1,14 +1,14 @@
-"""The tasks of depthwise convolution: some planes, some rows of pixels, and rows under a kernel taken in pieces."""
+"""The tasks of depthwise convolution: some planes, and rows of pixels under a kernel taken in pieces."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastconv.kernels.depthwise_pixels_tile import strips_tile
 from fastconv.kernels.depthwise_planes_tile import NOTHING, READS, SUMS, planes_tile
 from fastconv.kernels.jit import task_factory
 from fastconv.kernels.packing import row_pointers
 from fastconv.kernels.simd import item_bytes, words
+from fastconv.kernels.strips_tile import strips_tile
 
 Task = Callable[[int, int, int], None]
 
@@ -85,49 +85,6 @@ def depthwise_planes(
 
 
 @task_factory
-def depthwise_pixels(
-    tile_rows: int, kh: int, kw: int, sh: int, sw: int, lanes: int, dtype: str, activation: str
-) -> Task:
-    """Return the task that computes a block of output rows of all channels of one image, NHWC.
-
-    Shapes   x (N, H, W, C); y (N, OH, OW, C); weights [vector][kh][kw][lanes]
-    Assumes  scratch holds the addresses of the rows under a tile; `outside` is a row of zeros
-    Touches  writes its rows of y, and scratch
-    Source   none
-    """
-    size = item_bytes(dtype)
-    step = lanes * size
-
-    def task(ctx: int, i: int, scratch: int) -> None:
-        x, y, residual, weights, bias, rows_in, outside, blocks, rows, oh = words(ctx, 10)
-        ow, w, whole, rest, left, x_image, x_row, pixel, y_row, k_bytes, span = words(ctx + 80, 11)
-        block, image = i % blocks, i // blocks
-        for row in range(block * rows, min((block + 1) * rows, oh), tile_rows):
-            under = (tile_rows - 1) * sh + kh
-            row_pointers(rows_in, row * sh, under, x + image * x_image, x_row, outside, scratch)
-            target = y + (image * oh + row) * y_row
-            held = residual + (target - y) if residual != 0 else 0
-            live = min(tile_rows, oh - row)
-            for begin in range(0, ow, span):
-                end = min(begin + span, ow)
-                if whole > 0:
-                    strips_tile(
-                        tile_rows, kh, kw, kw, sh, sw, 1, lanes, dtype, activation,
-                        scratch, 0, pixel, weights, target, y_row, pixel,
-                        held, bias, begin, end, left, w, live, lanes, whole,
-                    )  # fmt: skip
-                if rest > 0:
-                    shift = whole * step
-                    strips_tile(
-                        tile_rows, kh, kw, kw, sh, sw, 0, lanes, dtype, activation,
-                        scratch, shift, pixel, weights + whole * k_bytes, target + shift, y_row, pixel,
-                        held + shift if held != 0 else 0, bias + shift, begin, end, left, w, live, rest, 1,
-                    )  # fmt: skip
-
-    return task
-
-
-@task_factory
 def depthwise_pieces(
     tile_rows: int, tall: int, low: int, wide: int, narrow: int, kw: int, sh: int, sw: int, full: int, lanes: int,
     dtype: str, activation: str,
@@ -171,30 +128,35 @@ def depthwise_pieces(
                         pointers, before, channels = scratch + 8 * r, left - s, min(c - v * lanes, lanes)
                         if r + height == kh and s + width == kw:
                             strips_tile(
-                                tile_rows, low, narrow, kw, sh, sw, full, lanes, dtype, activation, pointers, v * step,
-                                pixel, kernel, to, y_row, pixel, held, start, 0, ow, before, w, live, channels, 1,
+                                tile_rows, low, narrow, kw, sh, sw, 1, 0, 0, full, lanes, dtype, activation,
+                                pointers, v * step, pixel, kernel, to, y_row, held, start, 0, 0, 0, ow, before, w,
+                                live, channels, 1,
                             )  # fmt: skip
                         elif far and r + s > 0:
                             pass
                         elif r < tall_end and s < wide_end:
                             strips_tile(
-                                tile_rows, tall, wide, kw, sh, sw, full, lanes, dtype, none, pointers, v * step,
-                                pixel, kernel, to, y_row, pixel, held, start, 0, ow, before, w, live, channels, 1,
+                                tile_rows, tall, wide, kw, sh, sw, 1, 0, 0, full, lanes, dtype, none,
+                                pointers, v * step, pixel, kernel, to, y_row, held, start, 0, 0, 0, ow, before, w,
+                                live, channels, 1,
                             )  # fmt: skip
                         elif r < tall_end:
                             strips_tile(
-                                tile_rows, tall, narrow, kw, sh, sw, full, lanes, dtype, none, pointers, v * step,
-                                pixel, kernel, to, y_row, pixel, held, start, 0, ow, before, w, live, channels, 1,
+                                tile_rows, tall, narrow, kw, sh, sw, 1, 0, 0, full, lanes, dtype, none,
+                                pointers, v * step, pixel, kernel, to, y_row, held, start, 0, 0, 0, ow, before, w,
+                                live, channels, 1,
                             )  # fmt: skip
                         elif s < wide_end:
                             strips_tile(
-                                tile_rows, low, wide, kw, sh, sw, full, lanes, dtype, none, pointers, v * step,
-                                pixel, kernel, to, y_row, pixel, held, start, 0, ow, before, w, live, channels, 1,
+                                tile_rows, low, wide, kw, sh, sw, 1, 0, 0, full, lanes, dtype, none,
+                                pointers, v * step, pixel, kernel, to, y_row, held, start, 0, 0, 0, ow, before, w,
+                                live, channels, 1,
                             )  # fmt: skip
                         else:
                             strips_tile(
-                                tile_rows, low, narrow, kw, sh, sw, full, lanes, dtype, none, pointers, v * step,
-                                pixel, kernel, to, y_row, pixel, held, start, 0, ow, before, w, live, channels, 1,
+                                tile_rows, low, narrow, kw, sh, sw, 1, 0, 0, full, lanes, dtype, none,
+                                pointers, v * step, pixel, kernel, to, y_row, held, start, 0, 0, 0, ow, before, w,
+                                live, channels, 1,
                             )  # fmt: skip
                         held, start = to, nothing
                         s += width

@@ -4,7 +4,7 @@ Wins where groups of 2, 4, 8 or 16 channels have as many outputs as inputs, kern
 stride leaves no transform: every lane is full, each input is loaded once, and one shuffle of it serves all taps it
 meets. Kernels up to 7x7, any stride, no dilation.
 
-Source: none. Start reading at `group_strips` in `group_strips_task`.
+Source: none. Start reading at `pixel_strips` in `strips_task`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from fastconv.algorithms.geometry import rounding
-from fastconv.algorithms.group_strips_weights import packing_seconds
 from fastconv.algorithms.interface import Algorithm, Layout
 from fastconv.algorithms.needs import Need
 from fastconv.algorithms.strips import (
@@ -21,11 +20,13 @@ from fastconv.algorithms.strips import (
     Config,
     division,
     needs_of_groups,
-    strip_cycles,
+    sliding_cycles,
+    sliding_rows,
     strip_layout,
     strip_scratch,
     strip_seconds,
 )
+from fastconv.algorithms.strips_weights import packing_seconds
 from fastconv.machine import Machine
 from fastconv.problem import Problem
 
@@ -52,22 +53,14 @@ class SlidingGroups(Algorithm[Config]):
 
     def configs(self, problem: Problem, machine: Machine) -> tuple[Config, ...]:
         """Return strips of so many rows as fit the registers, by cost."""
-        walking = -(-problem.kw // problem.stride[1])
-        # Sums of all open windows, the inputs of a column, and a weight.
-        widths = [
-            rows
-            for rows in (1, 2, 3, 4)
-            if rows * walking + (rows - 1) * problem.stride[0] + problem.kh < machine.vector_registers
+        choices = [
+            division(problem, rows) for rows in sliding_rows(problem, machine, (problem.kh, problem.kw))
         ]
-        choices = [division(problem, rows) for rows in widths or [1]]
         return tuple(sorted(choices, key=lambda config: self.cost(problem, machine, config)))
 
     def cost(self, problem: Problem, machine: Machine, config: Config) -> float:
         """Count products, shuffles and loads of all strips, and what is moved through memory."""
-        rows, g, (sh, sw) = config.across, problem.c_per_group, problem.stride
-        products = problem.taps * g * rows
-        shuffles = (g - 1) * ((rows - 1) * sh + problem.kh) * min(sw, problem.kw)
-        cycles = strip_cycles(problem, machine, config, products, shuffles)
+        cycles = sliding_cycles(problem, machine, config, (problem.kh, problem.kw))
         return strip_seconds(problem, machine, config, cycles)
 
     def packing_cost(self, problem: Problem, config: Config) -> float:

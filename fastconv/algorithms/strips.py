@@ -1,4 +1,4 @@
-"""What both algorithms of small groups in NHWC share on the host: needs, cycles and layouts of strips of rows."""
+"""What algorithms of strips of NHWC rows share on the host: needs of groups, cycles, layouts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 
 from fastconv.algorithms import needs, tiles
 from fastconv.algorithms.geometry import aligned_up, context, row_map
-from fastconv.algorithms.group_strips_task import group_strips
-from fastconv.algorithms.group_strips_weights import group_strips_weights
 from fastconv.algorithms.interface import Layout
 from fastconv.algorithms.needs import Need
+from fastconv.algorithms.strips_task import pixel_strips
+from fastconv.algorithms.strips_weights import strips_weights
 from fastconv.arrays import address
 from fastconv.machine import Machine
 from fastconv.problem import Problem
@@ -25,7 +25,8 @@ TASK_FLOP = 5e8
 #: Cycles around one strip beside its walk.
 STRIP_CYCLES = 40.0
 #: What is left of the time that images beyond L2 take elsewhere, since walks ask for their lines in order (128 channels
-#: at 56x56: 127 us, of which 109 are products; a copy of input and output 80).
+#: at 56x56 in groups of 4: 127 to 149 us, of which 109 are products; a copy of input and output 80). With a stride
+#: nearly all is reading, and nothing is gained (96 channels at 112x112: 205 us, a copy 176).
 IN_ORDER = 0.5
 
 
@@ -60,20 +61,38 @@ def division(problem: Problem, across: int) -> Config:
     return Config(across, aligned_up(rows, across))
 
 
-def strip_cycles(problem: Problem, machine: Machine, config: Config, products: float, others: float) -> float:
-    """Return the cycles of all walks: `products` and `others` (shuffles, transforms) for a column of one vector."""
-    (sh, sw), rows = problem.stride, config.across
-    lines = min(sw, problem.kw) * ((rows - 1) * sh + problem.kh) + rows
+def strip_cycles(
+    problem: Problem, machine: Machine, config: Config, taps: tuple[int, int], products: float, others: float
+) -> float:
+    """Return the cycles of all walks with `products` and `others` (shuffles, transforms) for a column of a vector."""
+    (sh, sw), rows, (kh, kw) = problem.stride, config.across, taps
+    lines = min(sw, kw) * ((rows - 1) * sh + kh) + rows
     port = (products * (1 if machine.fma else 2) + others) / 2
     turn = max(port + rows + 2, lines * machine.vector_bytes / tiles.l2_rate(machine))
-    turns = problem.ow + -(-problem.kw // sw) - 1
+    turns = problem.ow + -(-kw // sw) - 1
     strips = problem.n * -(-problem.oh // rows) * -(-problem.c // machine.lanes(problem.compute_dtype))
     return strips * (turns * turn + STRIP_CYCLES)
 
 
+def sliding_rows(problem: Problem, machine: Machine, taps: tuple[int, int]) -> list[int]:
+    """Return how many output rows of a strip fit the registers: sums of all open windows, a column, a weight."""
+    (sh, sw), (kh, kw) = problem.stride, taps
+    wanted = {rows: rows * -(-kw // sw) + (rows - 1) * sh + kh for rows in (1, 2, 3, 4)}
+    return [rows for rows, registers in wanted.items() if rows == 1 or registers < machine.vector_registers]
+
+
+def sliding_cycles(problem: Problem, machine: Machine, config: Config, taps: tuple[int, int]) -> float:
+    """Return the cycles of all walks by the definition: products, and shuffles for the partners in a group."""
+    rows, g, (sh, sw), (kh, kw) = config.across, problem.c_per_group, problem.stride, taps
+    shuffles = (g - 1) * ((rows - 1) * sh + kh) * min(sw, kw)
+    return strip_cycles(problem, machine, config, taps, kh * kw * g * rows, shuffles)
+
+
 def strip_seconds(problem: Problem, machine: Machine, config: Config, cycles: float) -> float:
     """Return the time of so many cycles beside what is moved through memory."""
-    moved = IN_ORDER * tiles.image_cycles(problem, machine, problem.x_bytes + 2 * problem.y_bytes)
+    moved = tiles.image_cycles(problem, machine, problem.x_bytes + 2 * problem.y_bytes)
+    if problem.stride == (1, 1):
+        moved *= IN_ORDER
     tasks = problem.n * -(-problem.oh // config.rows)
     return tiles.seconds(problem, machine, max(cycles, moved) + 0.3 * min(cycles, moved), tasks)
 
@@ -90,7 +109,7 @@ def strip_layout(
     size = np.dtype(problem.compute_dtype).itemsize
     lanes = machine.lanes(problem.compute_dtype)
     sh, sw = problem.stride
-    weights, plain = group_strips_weights(problem, config.across if points else 0, lanes)
+    weights, plain = strips_weights(problem, config.across if points else 0, lanes)
     blocks = -(-problem.oh // config.rows)
     rows_in = row_map(problem, (problem.oh + config.across - 2) * sh + problem.kh)
     x_row, y_row = (width * problem.c * size for width in (problem.w, problem.ow))
@@ -101,7 +120,7 @@ def strip_layout(
         *(problem.padding[2], problem.h * x_row, x_row, problem.c * size, y_row, plain),
     )
     far = problem.x_bytes + problem.y_bytes > machine.l2_bytes
-    kernel = group_strips(
+    kernel = pixel_strips(
         *(
             config.across,
             problem.kh,

@@ -9,7 +9,7 @@ Not for class `strict`: the sums are reassociated. Values that are not finite wo
 a strip that meets one is computed once more by the definition.
 
 Source: A. Lavin & S. Gray, arXiv:1509.09308; points after B. Barabasz et al., arXiv:1803.10986. Start reading at
-`group_strips` in `group_strips_task`.
+`pixel_strips` in `strips_task`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from dataclasses import replace
 import numpy as np
 
 from fastconv.algorithms import needs
-from fastconv.algorithms.group_strips_weights import packing_seconds
 from fastconv.algorithms.interface import Algorithm, Layout
 from fastconv.algorithms.needs import Need
 from fastconv.algorithms.strips import (
@@ -33,6 +32,7 @@ from fastconv.algorithms.strips import (
     strip_scratch,
     strip_seconds,
 )
+from fastconv.algorithms.strips_weights import packing_seconds
 from fastconv.machine import Machine
 from fastconv.problem import Problem
 
@@ -77,7 +77,7 @@ class WinogradGroups(Algorithm[Config]):
         points, g, phases = ROWS + TAPS - 1, problem.c_per_group, min(problem.stride[1], problem.kw)
         products = points * problem.kw * g
         others = phases * ((g - 1) * points + TRANSFORMS)
-        cycles = strip_cycles(problem, machine, config, products, others)
+        cycles = strip_cycles(problem, machine, config, (TAPS, problem.kw), products, others)
         return strip_seconds(problem, machine, config, cycles)
 
     def packing_cost(self, problem: Problem, config: Config) -> float:

@@ -5,7 +5,7 @@ taps of all windows it lies in at once: with k taps and stride s, ceil(k / s) wi
 which is finished and stored, and the others move on by one place. Inputs beside the image are stepped over, so padding
 costs nothing and no tap is multiplied by a stored zero along the walk.
 
-`depthwise_planes_tile` walks down the rows of planes (NCHW), `depthwise_pixels_tile` along rows of pixels (NHWC).
+`depthwise_planes_tile` walks down the rows of planes (NCHW), `strips_tile` along rows of pixels (NHWC).
 Source: none. Start reading at `emit_walk`.
 """
 

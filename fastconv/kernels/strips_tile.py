@@ -1,8 +1,9 @@
-"""The micro-kernel of small groups in NHWC: sums slide along rows of pixels, whole groups side by side in a vector.
+"""The micro-kernel of depthwise and small groups in NHWC: sums slide along rows of pixels, groups side by side.
 
-Groups have as many inputs as outputs, g, a power of two, so that a vector of inputs holds the inputs of exactly those
-groups whose outputs a vector of sums holds. Output o of a group meets input o ^ k in turn k: one shuffle of constant
-pattern within each group, none for k = 0, and each shuffle serves all taps of a kernel that meet the input.
+Groups have as many inputs as outputs, g, a power of two (1 is depthwise), so that a vector of inputs holds the inputs
+of exactly those groups whose outputs a vector of sums holds. Output o of a group meets input o ^ k in turn k: one
+shuffle of constant pattern within each group, none for k = 0, and each shuffle serves all taps of a kernel that meet
+the input.
 
 Some output rows stand across the walk. By the definition each of them has a sum of its own; by Winograd's F(m, kh) down
 the columns their m + kh - 1 input rows become as many points, which are multiplied instead: 6 products for 4 rows of a
@@ -43,17 +44,22 @@ from fastconv.kernels.winograd_tile import Linear, transforms
 
 ARGUMENTS = tuple(
     "rows shift pixel weights y y_row residual bias flag x_ahead y_ahead ow before w live channels count".split()
-)  # in the order of `group_strips_tile`, after the constants
+)  # in the order of `strips_tile`, after the constants
 #: Bytes of a cache line.
 LINE = 64
 
 
 class _Strips(NamedTuple):
-    """Constants of one micro-kernel; `points` is 1 for Winograd, `far` 1 beyond L2, `full` 0 where lanes are masked."""
+    """Constants of one micro-kernel.
+
+    `pitch` taps make a row of the weights; `points` is 1 for Winograd, `far` 1 beyond L2, `full` 0 where lanes are
+    masked.
+    """
 
     rows: int
     kh: int
     kw: int
+    pitch: int
     sh: int
     sw: int
     group: int
@@ -66,7 +72,7 @@ class _Strips(NamedTuple):
 
     @property
     def name(self) -> str:
-        return "group_strips_tile_" + "_".join(map(str, self))
+        return "strips_tile_" + "_".join(map(str, self))
 
     @property
     def size(self) -> int:
@@ -98,7 +104,7 @@ def _emit_strips(builder: Any, tile: _Strips) -> Any:
     step = i64(tile.step)
     # What a walk asks for follows what the walk before asked for.
     steps = dict.fromkeys(("shift", "y", "bias"), step) | {
-        "weights": i64(tile.heights * tile.kw * tile.group * tile.step),
+        "weights": i64(tile.heights * tile.pitch * tile.group * tile.step),
         "x_ahead": b.mul(arg["ow"], i64(tile.rows * tile.sh * tile.sw * LINE)),
         "y_ahead": b.mul(arg["ow"], i64(tile.rows * LINE)),
     }
@@ -136,7 +142,7 @@ def _emit_strip(b: Any, tile: _Strips, arg: dict[str, Any], mask: Any) -> None:
         return emit_masked_load(b, tile.dtype, at, mask)
 
     def weight(r: int, s: int, k: int) -> Any:
-        at = b.add(arg["weights"], i64(((r * tile.kw + s) * tile.group + k) * tile.step))
+        at = b.add(arg["weights"], i64(((r * tile.pitch + s) * tile.group + k) * tile.step))
         return emit_load(b, at, vector, tile.size)
 
     def add(place: Any, windows: list[tuple[int, int]], sums: list[list[Any]]) -> list[list[Any]]:
@@ -251,26 +257,26 @@ def shares_of_one(back: tuple[tuple[Fraction, ...], ...]) -> list[Fraction]:
 
 
 @intrinsic(prefer_literal=True)
-def group_strips_tile(
-    context: Any, tile_rows: Any, kh: Any, kw: Any, sh: Any, sw: Any, group: Any, points: Any, far: Any, full: Any,
-    lanes: Any, dtype: Any, activation: Any, rows: Any, shift: Any, pixel: Any, weights: Any, y: Any, y_row: Any,
-    residual: Any, bias: Any, flag: Any, x_ahead: Any, y_ahead: Any, ow: Any, before: Any, w: Any, live: Any,
-    channels: Any, count: Any,
+def strips_tile(
+    context: Any, tile_rows: Any, kh: Any, kw: Any, pitch: Any, sh: Any, sw: Any, group: Any, points: Any, far: Any,
+    full: Any, lanes: Any, dtype: Any, activation: Any, rows: Any, shift: Any, pixel: Any, weights: Any, y: Any,
+    y_row: Any, residual: Any, bias: Any, flag: Any, x_ahead: Any, y_ahead: Any, ow: Any, before: Any, w: Any,
+    live: Any, channels: Any, count: Any,
 ) -> Any:  # fmt: skip
     """Compute `count` vectors of channels of some output rows.
 
-    Shapes   rows ((tile_rows - 1) * sh + kh) int64: where pixel 0 of each input row is; weights (count, kh, kw, group,
-             lanes), turn k of lane l being input l ^ k, with `points` tile_rows + kh - 1 of these in place of kh; y:
-             pixel 0 of the first output row; bias (count, lanes); flag: one vector;
-             x_ahead, y_ahead: where, with `far`, the image and the result go on behind the strip
+    Shapes   rows ((tile_rows - 1) * sh + kh) int64: where pixel 0 of each input row is; weights (count, kh, pitch,
+             group, lanes), turn k of lane l being input l ^ k, with `points` tile_rows + kh - 1 of these in place of
+             kh; y: pixel 0 of the first output row; bias (count, lanes); flag: one vector; x_ahead, y_ahead: where the
+             image and the result go on behind the strip
     Assumes  group divides lanes and is a power of two; sh is 1 with `points`; `channels` fill the vectors where `full`;
              `before` columns of padding at the left; `shift`: bytes of the first vector in a pixel; residual is 0 or
              laid out as y
-    Touches  writes the first `channels` channels of the first `live` rows; with `points` NaN at `flag`
-             when a result is not finite
+    Touches  writes the first `channels` channels of the first `live` rows; with `points` NaN at `flag` when a result
+             is not finite
     Source   with `points` arXiv:1509.09308, in one dimension
     """
-    values = (tile_rows, kh, kw, sh, sw, group, points, far, full, lanes, dtype, activation)
+    values = (tile_rows, kh, kw, pitch, sh, sw, group, points, far, full, lanes, dtype, activation)
 
     return emitted(
         lambda builder, *literals: _emit_strips(builder, _Strips(*literals)), values, len(ARGUMENTS)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fastconv.algorithms.geometry import aligned_up
-from fastconv.algorithms.weights import LINE, PackedLayout
+from fastconv.algorithms.weights import LINE, SECONDS_PER_WEIGHT, PackedLayout
 from fastconv.arrays import address
 from fastconv.kernels.jit import task_factory
 from fastconv.kernels.simd import copy_bytes, item_bytes, load, store, words, zero_bytes
@@ -17,18 +17,18 @@ from fastconv.problem import Problem
 
 Task = Callable[[int, int, int], None]
 
-#: Seconds to place one weight on one core.
-SECONDS_PER_WEIGHT = 1.5e-9
+#: Seconds to place one weight on one core; for what groups of one channel take see `weights`.
+SECONDS_PER_PARTNER = 1.5e-9
 
 
 @task_factory
-def pack_group_strips(kh: int, kw: int, group: int, m: int, dtype: str, lanes: int) -> Task:
+def pack_strips(kh: int, kw: int, group: int, m: int, dtype: str, lanes: int) -> Task:
     """Return the task that packs one vector of output channels, and their biases.
 
     Shapes   w: as `weight_rows`; target [vector][kh][kw][group][lanes], and where m is not 0 before all of these
              [vector][m + kh - 1][kw][group][lanes], G g along the columns; places: two lists of the row of each weight
              of an output channel, by (kh, kw, input) and by (kw, input, kh)
-    Assumes  scratch holds one vector's weights in each form
+    Assumes  m is 0 where group is 1; scratch holds one vector's weights in each form
     Touches  writes its vector of target, its biases and its word of flags: 1 when a weight is not finite; scratch
     Source   arXiv:1509.09308
     """
@@ -45,7 +45,8 @@ def pack_group_strips(kh: int, kw: int, group: int, m: int, dtype: str, lanes: i
         flag = target + flags_offset + 8 * i
         store("int64", flag, 0)
         for form in range(2 if points > 0 else 1):
-            to = scratch + form * taps * step
+            # One channel has no partners: its rows are in order already.
+            to = target + i * taps * step if group == 1 else scratch + form * taps * step
             if live < lanes:
                 zero_bytes(to, taps * step)
             weight_rows(
@@ -68,7 +69,7 @@ def pack_group_strips(kh: int, kw: int, group: int, m: int, dtype: str, lanes: i
             winograd_kernels(
                 m, 1, kh, 1, dtype, lanes, scratch + taps * step, made, kw * group * step, step, kw * group
             )
-        for form in range(2 if points > 0 else 1):
+        for form in range(0 if group == 1 else 2 if points > 0 else 1):
             count = points if form == 1 else taps
             rows = made if form == 1 else scratch
             out = target + i * count * step + (plain if form == 0 else 0)
@@ -84,7 +85,7 @@ def pack_group_strips(kh: int, kw: int, group: int, m: int, dtype: str, lanes: i
     return task
 
 
-def group_strips_weights(problem: Problem, m: int, lanes: int) -> tuple[PackedLayout, int]:
+def strips_weights(problem: Problem, m: int, lanes: int) -> tuple[PackedLayout, int]:
     """Return the layout of the packed weights, transformed too where m is not 0, and where the plain ones begin."""
     size = np.dtype(problem.compute_dtype).itemsize
     g, kh, kw = problem.c_per_group, problem.kh, problem.kw
@@ -99,7 +100,7 @@ def group_strips_weights(problem: Problem, m: int, lanes: int) -> tuple[PackedLa
     numbers = (address(places), problem.o, plain, bias, flags)
     layout = PackedLayout(
         problem.compute_dtype,
-        pack_group_strips(kh, kw, g, m, problem.compute_dtype, lanes),
+        pack_strips(kh, kw, g, m, problem.compute_dtype, lanes),
         numbers,
         vectors,
         packing_seconds(problem, m),
@@ -113,5 +114,7 @@ def group_strips_weights(problem: Problem, m: int, lanes: int) -> tuple[PackedLa
 
 def packing_seconds(problem: Problem, m: int) -> float:
     """Return the estimated time to pack all weights on one thread."""
+    if problem.c_per_group == 1:
+        return SECONDS_PER_WEIGHT * problem.o * problem.taps
     forms = 1 + ((m + problem.kh - 1) / problem.kh if m else 0)
-    return SECONDS_PER_WEIGHT * forms * problem.o * problem.c_per_group * problem.taps
+    return SECONDS_PER_PARTNER * forms * problem.o * problem.c_per_group * problem.taps

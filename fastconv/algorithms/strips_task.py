@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastconv.kernels.group_strips_tile import group_strips_tile
 from fastconv.kernels.jit import task_factory
 from fastconv.kernels.packing import row_pointers
 from fastconv.kernels.simd import item_bytes, load, words, zero_bytes
+from fastconv.kernels.strips_tile import strips_tile
 
 Task = Callable[[int, int, int], None]
 
 
 @task_factory
-def group_strips(
+def pixel_strips(
     tile_rows: int, kh: int, kw: int, sh: int, sw: int, group: int, points: int, far: int, tail: int,
     lanes: int, dtype: str, activation: str,
 ) -> Task:  # fmt: skip
@@ -52,14 +52,14 @@ def group_strips(
             if points != 0:
                 zero_bytes(scratch, step)
                 if whole > 0:
-                    group_strips_tile(
-                        tile_rows, kh, kw, sh, sw, group, 1, far, 1, lanes, dtype, activation,
+                    strips_tile(
+                        tile_rows, kh, kw, kw, sh, sw, group, 1, far, 1, lanes, dtype, activation,
                         pointers, 0, pixel, weights, target, y_row, held, bias, scratch, x_ahead, y_ahead,
                         ow, left, w, live, lanes, whole,
                     )  # fmt: skip
                 if tail != 0:
-                    group_strips_tile(
-                        tile_rows, kh, kw, sh, sw, group, 1, far, 0, lanes, dtype, activation,
+                    strips_tile(
+                        tile_rows, kh, kw, kw, sh, sw, group, 1, far, 0, lanes, dtype, activation,
                         pointers, shift, pixel, weights + whole * height, target + shift, y_row, held_rest,
                         bias + shift, scratch, x_ahead, y_ahead, ow, left, w, live, rest, 1,
                     )  # fmt: skip
@@ -70,14 +70,14 @@ def group_strips(
                     continue
             kernel = weights + plain
             if whole > 0:
-                group_strips_tile(
-                    tile_rows, kh, kw, sh, sw, group, 0, far, 1, lanes, dtype, activation,
+                strips_tile(
+                    tile_rows, kh, kw, kw, sh, sw, group, 0, far, 1, lanes, dtype, activation,
                     pointers, 0, pixel, kernel, target, y_row, held, bias, scratch, x_ahead, y_ahead,
                     ow, left, w, live, lanes, whole,
                 )  # fmt: skip
             if tail != 0:
-                group_strips_tile(
-                    tile_rows, kh, kw, sh, sw, group, 0, far, 0, lanes, dtype, activation,
+                strips_tile(
+                    tile_rows, kh, kw, kw, sh, sw, group, 0, far, 0, lanes, dtype, activation,
                     pointers, shift, pixel, kernel + whole * kh * tap_bytes, target + shift, y_row, held_rest,
                     bias + shift, scratch, x_ahead, y_ahead, ow, left, w, live, rest, 1,
                 )  # fmt: skip
