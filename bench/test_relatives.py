@@ -59,6 +59,12 @@ class TestTransposed:
         call = (None, 2, padding, extra)
         warm(benchmark, lambda: fastconv.conv_transpose2d(x, w, *call, layout=layout, threads=1))
 
+    def test_planned(self, benchmark: Any, name: str, dtype: str, layout: str) -> None:
+        k, c, o, padding, extra = TRANSPOSED[name]
+        x, w = laid(drawn(dtype, 1, c, 32, 32), layout), drawn(dtype, c, o, k, k)
+        plan = fastconv.plan_conv_transpose2d(x, w, None, 2, padding, extra, layout=layout, threads=1)
+        warm(benchmark, lambda: plan(x))
+
     @pytest.mark.peer
     def test_torch(self, benchmark: Any, name: str, dtype: str, layout: str) -> None:
         k, c, o, padding, extra = TRANSPOSED[name]

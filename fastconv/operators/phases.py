@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -80,18 +80,18 @@ class Transposed:
     words: tuple[tuple[str, Any], ...]
     parts: tuple[tuple[Axis, Axis], ...]
 
-    @property
+    @cached_property
     def plain(self) -> bool:
         """Whether neither bias nor activation follows."""
         words = dict(self.words)
         return not words["bias"] and words["activation"] == "none"
 
-    @property
+    @cached_property
     def w_bytes(self) -> int:
         """Bytes of the weights."""
         return self.c * self.o // self.groups * math.prod(self.kernel) * np.dtype(self.dtype).itemsize
 
-    @property
+    @cached_property
     def direct(self) -> bool:
         """Whether its only convolution writes the result as it is."""
         return self.stride == (1, 1)
@@ -135,6 +135,8 @@ class Part(NamedTuple):
 
     problem: Problem
     source: tuple[slice, slice]
+    #: Whether that is not all of the images.
+    crops: bool
     phases: int
     #: Of the weights (groups, C / groups, O / groups, taps, phases, taps, phases): the shape, and what is taken of it.
     w_axes: tuple[int, ...]
@@ -196,7 +198,7 @@ def _part(t: Transposed, rows: Axis, columns: Axis, threads: int) -> Part | None
     (w_rows, taken_rows), (w_columns, taken_columns) = map(_tapped, t.kernel, (rows, columns))
     w_axes = (t.groups, t.c // t.groups, t.o // t.groups, *w_rows, *w_columns)
     taken = (*(slice(None),) * 3, taken_rows, slice(None), taken_columns)
-    return Part(problem, source, phases, w_axes, taken, place, problem.y_bytes)
+    return Part(problem, source, (h, w) != (t.h, t.w), phases, w_axes, taken, place, problem.y_bytes)
 
 
 def _tapped(k: int, axis: Axis) -> tuple[Pair, slice]:
@@ -267,12 +269,12 @@ def _placing(t: Transposed, rows: Axis, columns: Axis, p: Problem) -> Work:
 
 def run(t: Transposed, x: Array, w: Array, bias: Array | None, y: Array, threads: int) -> None:
     """Compute into y, contiguous; x has an axis of images, w is (C, O / groups, kh, kw) with any strides."""
-    for number, part in enumerate(parts(t, threads)):
-        if part is None:
-            _fill(t, idle_value(t, bias), y, *t.parts[number])
-            continue
+
+    def started(number: int, part: Part, source: int, target: int) -> None:
         work = strips.prepared((part.problem,), part.kernels(w), _biases(t, part, bias))[0]
-        _convolved(part, partial(runtime.run, work, residual_address=0, threads=threads), x, y)
+        runtime.run(work, source, target, 0, threads)
+
+    _run(t, started, lambda: idle_value(t, bias), x, y, threads)
 
 
 def plan(t: Transposed, w: Array, bias: Array | None, threads: int, rigor: str) -> list[Plan]:
@@ -286,32 +288,51 @@ def plan(t: Transposed, w: Array, bias: Array | None, threads: int, rigor: str) 
 
 
 def run_planned(
-    t: Transposed, plans: Sequence[Plan], idle: Array | None, threads: int, x: Array, y: Array
+    t: Transposed, plans: Sequence[Plan], idle: Callable[[], Array], threads: int, x: Array, y: Array
 ) -> None:
-    """Compute into y, contiguous, by the plans of the convolutions, and `idle_value` if it is asked for.
+    """Compute into y, contiguous, by the plans of the convolutions; x has an axis of images.
 
-    x has an axis of images.
+    `idle` says what `idle_value` was when it was planned.
     """
-    following = iter(plans)
-    for part, sides in zip(parts(t, threads), t.parts, strict=True):
+
+    def started(number: int, part: Part, source: int, target: int) -> None:
+        plans[number].start(source, target)
+
+    _run(t, started, idle, x, y, threads)
+
+
+def _run(
+    t: Transposed,
+    started: Callable[[int, Part, int, int], None],
+    idle: Callable[[], Array],
+    x: Array,
+    y: Array,
+    threads: int,
+) -> None:
+    """Run every convolution by `started`, with its number and the addresses of its images and result; put in place."""
+    found = parts(t, threads)
+    ready = arrays.ready(x, t.dtype)
+    x_at, y_at = arrays.address(ready), arrays.address(y)
+    room = max((part.y_bytes for part in found if part is not None and part.place is not None), default=0)
+    between = workspace.take(room) if room else None
+    number = 0
+    for part, sides in zip(found, t.parts, strict=True):
         if part is None:
-            _fill(t, idle, y, *sides)
+            _fill(t, idle(), y, *sides)
+            continue
+        source = ready
+        if part.crops:
+            rows = (slice(None),) * (2 if t.layout == "NCHW" else 1)
+            source = np.ascontiguousarray(ready[rows + part.source])
+        source_at = arrays.address(source) if part.crops else x_at
+        if part.place is None or between is None:
+            started(number, part, source_at, y_at)
         else:
-            _convolved(part, next(following).start, x, y)
-
-
-def _convolved(part: Part, start: Callable[[int, int], None], x: Array, y: Array) -> None:
-    """Compute the outputs of one convolution, which `start` runs on images and result at two addresses."""
-    p = part.problem
-    source = x[(slice(None),) * (2 if p.layout == "NCHW" else 1) + part.source]
-    ready = arrays.ready(source, p.dtype)
-    if part.place is None:
-        start(arrays.address(ready), arrays.address(y))
-        return
-    between = workspace.take(part.y_bytes)
-    start(arrays.address(ready), between.address)
-    runtime.run(part.place, between.address, arrays.address(y), 0, p.threads)
-    workspace.give(between)
+            started(number, part, source_at, between.address)
+            runtime.run(part.place, between.address, y_at, 0, threads)
+        number += 1
+    if between is not None:
+        workspace.give(between)
 
 
 def _biases(t: Transposed, part: Part, bias: Array | None) -> Array | None:
@@ -333,7 +354,7 @@ def idle_value(t: Transposed, bias: Array | None) -> Array:
     return value
 
 
-def _fill(t: Transposed, value: Array | None, y: Array, rows: Axis, columns: Axis) -> None:
+def _fill(t: Transposed, value: Array, y: Array, rows: Axis, columns: Axis) -> None:
     """Fill the outputs of phases that meet no pixel."""
     images = y if t.layout == "NHWC" else y.transpose(0, 2, 3, 1)
     for row, column in product(rows.phases, columns.phases):

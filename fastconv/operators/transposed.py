@@ -72,6 +72,11 @@ def conv_transpose2d(
     TypeError, ValueError
         When an argument is of a wrong kind or breaks a rule; the message gives the rule and the numbers.
 
+    Notes
+    -----
+    The weights are packed in every call; `plan_conv_transpose2d` packs them once. `explain_conv_transpose2d` says of
+    which convolutions it is made.
+
     Examples
     --------
     >>> import numpy as np
@@ -181,10 +186,10 @@ accuracy, threads
     plans = phases.plan(t, kernel, own, workers, rigor) if t.n else []
     axis = () if len(sizes) == 4 else (None,)
 
-    idle = phases.idle_value(t, own) if phases.any_idle(t, workers) else None
+    idle = phases.idle_value(t, own) if phases.any_idle(t, workers) else np.empty(0, t.dtype)
 
     def compute(x: Array, y: Array) -> None:
-        phases.run_planned(t, plans, idle, workers, x[axis], y[axis])
+        phases.run_planned(t, plans, lambda: idle, workers, x[axis], y[axis])
 
     between = 0 if t.direct else max((inner.problem.y_bytes for inner in plans), default=0)
     return OperatorPlan("conv_transpose2d", sizes, kind, call.result, tuple(plans), between, compute)
