@@ -263,8 +263,8 @@ def test_few_pixels_of_many_weights(accuracy: str) -> None:
     assert w.astype(np.float32).nbytes > Machine.host().l2_bytes
     words: dict[str, Any] = {"stride": 2, "padding": 1, "accuracy": accuracy}
     y = fastconv.conv_transpose2d(x.astype(np.float32), w.astype(np.float32), **words)
-    many = np.repeat(x.astype(float), 4, 0)
-    assert many.shape[0] * 5 * 7 > spreading.FEW_PIXELS
+    many = np.repeat(x.astype(float), 15, 0)
+    assert many.shape[0] * 5 * 7 > 4 * spreading.FEW_PIXELS
     np.testing.assert_array_equal(
         y, fastconv.conv_transpose2d(many, w.astype(float), stride=2, padding=1)[:1]
     )

@@ -177,7 +177,10 @@ def weight_gradient(p: Problem) -> Work:
     unit = (p.c if nhwc else p.h * p.w) * size
     g_channel, g_pixel = (size, p.o * size) if nhwc else (p.oh * p.ow * size, size)
     g_row = p.ow * g_pixel
-    steps = np.arange(band, dtype=np.int64)[:, None] * np.array([g_row, sh * row_bytes])
+    a_pixel, a_channel = (tile.mr * size, size) if nhwc else (g_pixel, g_channel)
+    a_row = p.ow * a_pixel
+    sums = band_bytes + (aligned_up(band * a_row, 64) if nhwc else 0)
+    steps = np.arange(band, dtype=np.int64)[:, None] * np.array([a_row, sh * row_bytes])
     pixels = p.n * p.oh * p.ow
     cycles = (
         tiles.tiled_cycles(tile, machine, p.o_per_group, p.c_per_group, pixels, lanes) * p.taps * p.groups
@@ -188,8 +191,8 @@ def weight_gradient(p: Problem) -> Work:
         [p.n, p.h, p.w, p.kh, p.kw, p.oh, p.o_per_group, p.c_per_group, c_blocks, splits, each, band, reach],
         [sh, sw, top, p.c * p.h * p.w * size, p.w * (unit if nhwc else size), unit],
         [p.o * p.oh * p.ow * size, g_row, g_channel, g_pixel],
-        [p.c_per_group * (size if nhwc else unit), p.o_per_group * g_channel, band_bytes],
-        tasks=p.groups * c_blocks * splits, scratch=band_bytes + each * p.taps * cell, cycles=cycles,
+        [p.c_per_group * (size if nhwc else unit), p.o_per_group * g_channel, sums, a_row, a_channel, a_pixel, p.ow],
+        tasks=p.groups * c_blocks * splits, scratch=sums + each * p.taps * cell, cycles=cycles,
     )  # fmt: skip
 
 
