@@ -69,7 +69,9 @@ def conv2d_input_grad(
     >>> fastconv.conv2d_input_grad((1, 1, 1, 3), w, np.array([[[[10.0, 100.0]]]]))[0, 0].tolist()
     [[10.0, 120.0, 200.0]]
     """
-    problem = _forward(x_shape, w, grad_out, stride, padding, dilation, groups, layout, accuracy)
+    weights, gradient = floats("w", w), floats("grad_out", grad_out)
+    check_same_dtype("grad_out", gradient, weights)
+    problem = _forward(x_shape, weights.shape, gradient, stride, padding, dilation, groups, layout, accuracy)
     return conv_transpose2d(
         grad_out, w, *transposed_words(problem), layout=layout, accuracy=accuracy, threads=threads, out=out
     )
@@ -122,8 +124,9 @@ def conv2d_weight_grad(
     [[210.0, 320.0]]
     """
     source, gradient = floats("x", x), floats("grad_out", grad_out)
-    empty = np.empty(arguments.shape("w_shape", w_shape, (4,)), source.dtype)
-    problem = _forward(source.shape, empty, grad_out, stride, padding, dilation, groups, layout, accuracy)
+    check_same_dtype("grad_out", gradient, source)
+    kernels = arguments.shape("w_shape", w_shape, (4,))
+    problem = _forward(source.shape, kernels, gradient, stride, padding, dilation, groups, layout, accuracy)
     workers = routes.thread_count(threads)
     dtype = np.dtype(problem.dtype)
     result = Result(problem.w_shape, dtype, dtype)
@@ -277,10 +280,20 @@ def convolution(
     )  # fmt: skip
 
 
-def _forward(
-    x_shape: tuple[int, ...],
-    w: Any,
-    grad_out: Any,
+def _forward(x_shape: object, w_shape: tuple[int, ...], gradient: Array, *words: Any) -> Problem:
+    """Return the Problem of the convolution whose gradient is asked for, from memory when it was asked for before.
+
+    `words` are stride, padding, dilation, groups, layout and accuracy.
+    """
+    x_sizes, *steps = running.hashable(x_shape, *words[:3])
+    return running.remembered(_checked, gradient, x_sizes, w_shape, *steps, *words[3:])
+
+
+def _checked(
+    given: tuple[int, ...],
+    dtype: np.dtype[Any],
+    x_shape: Any,
+    w_shape: Any,
     stride: Any,
     padding: Any,
     dilation: Any,
@@ -288,18 +301,12 @@ def _forward(
     layout: Any,
     accuracy: Any,
 ) -> Problem:
-    """Return the Problem of the convolution whose gradient is asked for."""
-    weights, gradient = floats("w", w), floats("grad_out", grad_out)
-    check_same_dtype("grad_out", gradient, weights)
+    """Check the arguments of a gradient and return the Problem of the convolution."""
     sizes = running.sizes(arguments.shape("x_shape", x_shape, (3, 4)), layout)
-    problem = convolution(
-        x_shape, weights.shape, weights.dtype, stride, padding, dilation, groups, layout, accuracy
-    )
+    problem = convolution(x_shape, w_shape, dtype, stride, padding, dilation, groups, layout, accuracy)
     shape = sizes.result(problem.o, problem.oh, problem.ow)
-    if gradient.shape != shape:
-        raise ValueError(
-            f"grad_out must have the shape of the convolution's result, {shape}, got {gradient.shape}"
-        )
+    if given != shape:
+        raise ValueError(f"grad_out must have the shape of the convolution's result, {shape}, got {given}")
     return problem
 
 
