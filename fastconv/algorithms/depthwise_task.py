@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fastconv.kernels.depthwise_planes_tile import NOTHING, READS, SUMS, planes_tile
 from fastconv.kernels.jit import task_factory
 from fastconv.kernels.packing import row_pointers
-from fastconv.kernels.simd import item_bytes, words
+from fastconv.kernels.simd import item_bytes, store, words
 from fastconv.kernels.strips_tile import strips_tile
 
 Task = Callable[[int, int, int], None]
@@ -95,8 +95,8 @@ def depthwise_pieces(
     to the outputs, which wait in L1; pieces whose rows are all beside the image are left out.
 
     Shapes   x (N, H, W, C); y (N, OH, OW, C); weights [vector][kh][kw][lanes]
-    Assumes  scratch holds the addresses of the rows under a tile; `outside` is a row of zeros, `nothing` a vector of
-             them; `full` where no lane is dead
+    Assumes  scratch holds the addresses of the rows under a tile and of its own; `outside` is a row of zeros, `nothing`
+             a vector of them; `full` where no lane is dead
     Touches  writes its rows of y, and scratch
     Source   none
     """
@@ -113,6 +113,9 @@ def depthwise_pieces(
             under = (tile_rows - 1) * sh + kh
             row_pointers(rows_in, row * sh, under, x + image * x_image, x_row, outside, scratch)
             live = min(tile_rows, oh - row)
+            y_rows = scratch + 8 * under
+            for t in range(tile_rows):
+                store("int64", y_rows + 8 * t, y + (image * oh + row + t) * y_row)
             for v in range(-(-c // lanes)):
                 to = y + (image * oh + row) * y_row + v * step
                 held, start = residual + (to - y) if residual != 0 else 0, bias + v * step
@@ -129,7 +132,7 @@ def depthwise_pieces(
                         if r + height == kh and s + width == kw:
                             strips_tile(
                                 tile_rows, low, narrow, kw, sh, sw, 1, 0, 0, full, lanes, dtype, activation,
-                                pointers, v * step, pixel, kernel, to, y_row, held, start, 0, 0, 0, ow, before, w,
+                                pointers, v * step, pixel, kernel, to, y_rows, held, start, 0, 0, 0, ow, before, w,
                                 live, channels, 1,
                             )  # fmt: skip
                         elif far and r + s > 0:
@@ -137,25 +140,25 @@ def depthwise_pieces(
                         elif r < tall_end and s < wide_end:
                             strips_tile(
                                 tile_rows, tall, wide, kw, sh, sw, 1, 0, 0, full, lanes, dtype, none,
-                                pointers, v * step, pixel, kernel, to, y_row, held, start, 0, 0, 0, ow, before, w,
+                                pointers, v * step, pixel, kernel, to, y_rows, held, start, 0, 0, 0, ow, before, w,
                                 live, channels, 1,
                             )  # fmt: skip
                         elif r < tall_end:
                             strips_tile(
                                 tile_rows, tall, narrow, kw, sh, sw, 1, 0, 0, full, lanes, dtype, none,
-                                pointers, v * step, pixel, kernel, to, y_row, held, start, 0, 0, 0, ow, before, w,
+                                pointers, v * step, pixel, kernel, to, y_rows, held, start, 0, 0, 0, ow, before, w,
                                 live, channels, 1,
                             )  # fmt: skip
                         elif s < wide_end:
                             strips_tile(
                                 tile_rows, low, wide, kw, sh, sw, 1, 0, 0, full, lanes, dtype, none,
-                                pointers, v * step, pixel, kernel, to, y_row, held, start, 0, 0, 0, ow, before, w,
+                                pointers, v * step, pixel, kernel, to, y_rows, held, start, 0, 0, 0, ow, before, w,
                                 live, channels, 1,
                             )  # fmt: skip
                         else:
                             strips_tile(
                                 tile_rows, low, narrow, kw, sh, sw, 1, 0, 0, full, lanes, dtype, none,
-                                pointers, v * step, pixel, kernel, to, y_row, held, start, 0, 0, 0, ow, before, w,
+                                pointers, v * step, pixel, kernel, to, y_rows, held, start, 0, 0, 0, ow, before, w,
                                 live, channels, 1,
                             )  # fmt: skip
                         held, start = to, nothing

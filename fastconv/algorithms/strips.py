@@ -109,8 +109,10 @@ def strip_seconds(problem: Problem, machine: Machine, config: Config, cycles: fl
 
 
 def strip_scratch(problem: Problem, machine: Machine, config: Config) -> int:
-    """Return the bytes of one worker: a vector, and where the rows under a strip begin."""
-    return machine.vector_bytes + aligned_up(8 * ((config.across - 1) * problem.stride[0] + problem.kh), 64)
+    """Return the bytes of one worker: a vector, and where the rows under a strip and its own begin."""
+    return machine.vector_bytes + aligned_up(
+        8 * ((config.across - 1) * problem.stride[0] + problem.kh + config.across), 64
+    )
 
 
 def strip_layout(

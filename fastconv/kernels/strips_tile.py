@@ -43,10 +43,13 @@ from fastconv.kernels.simd import (
 from fastconv.kernels.winograd_tile import Linear, transforms
 
 ARGUMENTS = tuple(
-    "rows shift pixel weights y y_row residual bias flag x_ahead y_ahead ow before w live channels count".split()
+    "rows shift pixel weights y y_rows residual bias flag x_ahead y_ahead ow before w live channels count".split()
 )  # in the order of `strips_tile`, after the constants
 #: Bytes of a cache line.
 LINE = 64
+#: Most input rows whose addresses are held during a walk. LLVM keeps one for each row and phase of the columns, and
+#: where no register is left moves up to 75 of them on in memory each turn (7 rows, stride 2): more are read anew.
+MOST_HELD = 8
 
 
 class _Strips(NamedTuple):
@@ -130,9 +133,16 @@ def _emit_ahead(b: Any, base: Any, place: Any, lines: int, *, write: bool) -> No
 def _emit_strip(b: Any, tile: _Strips, arg: dict[str, Any], mask: Any) -> None:
     """Emit the walk along the columns of some rows, for one vector of channels."""
     vector = vector_type(tile.dtype, tile.lanes)
-    rows = [
-        b.add(emit_load(b, b.add(arg["rows"], i64(8 * i)), I64, 8), arg["shift"]) for i in range(tile.lines)
-    ]
+
+    def pointer(table: str, i: int) -> Any:
+        return emit_load(b, b.add(arg[table], i64(8 * i)), I64, 8)
+
+    counts = {"rows": tile.lines, "y_rows": tile.rows}
+    held = {table: [pointer(table, i) for i in range(count)] for table, count in counts.items()}
+
+    def row(table: str, i: int, shift: Any) -> Any:
+        return b.add(held[table][i] if tile.lines <= MOST_HELD else pointer(table, i), shift)
+
     linear = Linear(b, tile.dtype, tile.lanes)
     back, _, into = transforms(tile.rows, tile.kh) if tile.points else ((), (), ())
 
@@ -147,8 +157,8 @@ def _emit_strip(b: Any, tile: _Strips, arg: dict[str, Any], mask: Any) -> None:
 
     def add(place: Any, windows: list[tuple[int, int]], sums: list[list[Any]]) -> list[list[Any]]:
         sums = [list(window) for window in sums]
-        shift = b.mul(place, arg["pixel"])
-        inputs = [load(b.add(row, shift)) for row in rows]
+        shift = b.add(b.mul(place, arg["pixel"]), arg["shift"])
+        inputs = [load(row("rows", i, shift)) for i in range(tile.lines)]
         if tile.far:
             _emit_ahead(b, arg["x_ahead"], b.add(place, arg["before"]), tile.rows * tile.sh, write=False)
         multiply = _products_of_points if tile.points else _products_of_rows
@@ -166,9 +176,9 @@ def _emit_strip(b: Any, tile: _Strips, arg: dict[str, Any], mask: Any) -> None:
         if tile.far:
             _emit_ahead(b, arg["y_ahead"], output, tile.rows, write=True)
         end = b.function.append_basic_block("stored")
+        place = b.sub(b.add(b.mul(output, arg["pixel"]), arg["shift"]), arg["y"])
         for t, value in enumerate(sums):
-            shift = b.add(b.mul(output, arg["pixel"]), b.mul(arg["y_row"], i64(t)))
-            stores.emit(b, value, arg["y"], shift, mask)
+            stores.emit(b, value, arg["y"], row("y_rows", t, place), mask)
             if t + 1 < tile.rows:
                 more = b.function.append_basic_block("row")
                 b.cbranch(b.icmp_signed("<", i64(t + 1), arg["live"]), more, end)
@@ -260,15 +270,15 @@ def shares_of_one(back: tuple[tuple[Fraction, ...], ...]) -> list[Fraction]:
 def strips_tile(
     context: Any, tile_rows: Any, kh: Any, kw: Any, pitch: Any, sh: Any, sw: Any, group: Any, points: Any, far: Any,
     full: Any, lanes: Any, dtype: Any, activation: Any, rows: Any, shift: Any, pixel: Any, weights: Any, y: Any,
-    y_row: Any, residual: Any, bias: Any, flag: Any, x_ahead: Any, y_ahead: Any, ow: Any, before: Any, w: Any,
+    y_rows: Any, residual: Any, bias: Any, flag: Any, x_ahead: Any, y_ahead: Any, ow: Any, before: Any, w: Any,
     live: Any, channels: Any, count: Any,
 ) -> Any:  # fmt: skip
     """Compute `count` vectors of channels of some output rows.
 
     Shapes   rows ((tile_rows - 1) * sh + kh) int64: where pixel 0 of each input row is; weights (count, kh, pitch,
              group, lanes), turn k of lane l being input l ^ k, with `points` tile_rows + kh - 1 of these in place of
-             kh; y: pixel 0 of the first output row; bias (count, lanes); flag: one vector; x_ahead, y_ahead: where the
-             image and the result go on behind the strip
+             kh; y: pixel 0 of the first output row; y_rows (tile_rows) int64: of each, without `shift`; bias (count,
+             lanes); flag: one vector; x_ahead, y_ahead: where the image and the result go on behind the strip
     Assumes  group divides lanes and is a power of two; sh is 1 with `points`; `channels` fill the vectors where `full`;
              `before` columns of padding at the left; `shift`: bytes of the first vector in a pixel; residual is 0 or
              laid out as y
