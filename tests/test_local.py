@@ -23,6 +23,8 @@ LAYERS = {
     "wide image": (1, 2, 3, 2 * LANES + 3, 2, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
     "strides": (3, 3, 11, 12, 4, (3, 4), (2, 3), ((1, 0), (2, 1)), (1, 1)),
     "dilated with strides": (2, 2, 12, 13, 3, (3, 2), (1, 2), ((2, 3), (0, 5)), (3, 2)),
+    "nine images": (9, 3, 5, 6, 4 * LANES, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
+    "3x3 with strides": (5, 2, 9, 2 * LANES + 7, LANES, (3, 3), (2, 2), ((1, 2), (2, 0)), (2, 3)),
     "much padding": (1, 2, 4, 5, 3, (2, 2), (1, 1), ((3, 4), (4, 3)), (1, 1)),
     "1x1": (2, LANES + 1, 3, 4, 5, (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1)),
 }
@@ -134,16 +136,17 @@ def test_weights_of_keras_and_jax() -> None:
     )
 
 
+@pytest.mark.parametrize("layer", ["3x3", "3x3 with strides", "much padding"])
 @pytest.mark.parametrize("weight_layout", WEIGHT_LAYOUTS)
-def test_infinite_weights_do_not_leak_out_of_the_padding(weight_layout: str) -> None:
-    x, w, _ = drawn("much padding", "float32")
+def test_infinite_weights_do_not_leak_out_of_the_padding(weight_layout: str, layer: str) -> None:
+    x, w, _ = drawn(layer, "float32")
     infinite = np.full_like(w, np.inf)
     for regions in (None, (1, 1)):
         kernels = as_weights(infinite if regions is None else infinite[..., :1, :1], weight_layout)
         y = fastconv.locally_connected2d(
-            np.abs(x) + 1, kernels, regions=regions, weight_layout=weight_layout, **steps("much padding")
+            np.abs(x) + 1, kernels, regions=regions, weight_layout=weight_layout, **steps(layer)
         )
-        inside = windows(np.ones_like(x), "much padding").sum(axis=(1, 2, 3))[:, None] > 0
+        inside = windows(np.ones_like(x), layer).sum(axis=(1, 2, 3))[:, None] > 0
         np.testing.assert_array_equal(y, np.broadcast_to(np.where(inside, np.inf, 0), y.shape))
 
 

@@ -1,13 +1,15 @@
 """Kernels of locally connected layers: each weight is used once per image, so memory sets the pace, not arithmetic.
 
-Both read the weights in the order in which they lie, once for all images.
+All read the weights in the order in which they lie, once for all images. One image of 32 to 32 channels at 28x28,
+3x3, float32: `local_pixels` takes 0.80 ms, as long as to read 29 MB and do nothing else (36 GB/s), `local_planes_3x3`
+0.93 ms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastconv.kernels.gemm_tile import brgemm
+from fastconv.kernels.gemm_tile import ONCE, brgemm
 from fastconv.kernels.jit import task_factory
 from fastconv.kernels.masks import vload_bits
 from fastconv.kernels.simd import (
@@ -21,27 +23,33 @@ from fastconv.kernels.simd import (
     vsplat,
     vstore_tail,
     words,
+    zero_bytes,
 )
 
 Task = Callable[[int, int, int], None]
 
 
+#: Images that are the rows of one register tile, by its vectors.
+IMAGES = {1: 8, 2: 8, 3: 4, 4: 4}
+
+
 @task_factory
-def local_pixels(lanes: int, dtype: str) -> Task:
+def local_pixels(nv: int, lanes: int, dtype: str) -> Task:
     """Return the task that computes all channels of some output pixels: images are the rows of a register tile.
 
-    Shapes   x (N, H, W, C); y (N, OH, OW, O); w (OH, OW, KH, KW, C, O); bias (OH, OW, O); scratch: an item (offset in
-             x, offset in w) for each tap
+    Shapes   x (N, H, W, C); y (N, OH, OW, O); w (OH, OW, KH, KW, C, O); bias (O), or (OH, OW, O) when `bias_step` is
+             not 0; scratch: an item (offset in x, offset in w) for each tap
     Assumes  full holds the store segments of a tile; context as `local._pixels` writes it
     Touches  writes its pixels of y in all images, and scratch
     """
     size = item_bytes(dtype)
-    width = 2 * lanes
+    width = nv * lanes
+    together = IMAGES[nv]
 
     def task(ctx: int, i: int, scratch: int) -> None:
         x, y, _, weights, bias, full, units, per_task, n, h = words(ctx, 10)
         w, channels, o, ow, kh, kw, sh, sw, dh, dw = words(ctx + 80, 10)
-        top, left, x_image, y_image = words(ctx + 160, 4)
+        top, left, x_image, y_image, bias_step = words(ctx + 160, 5)
         line = o * size
         tap_bytes = channels * line
         for unit in range(i * per_task, min((i + 1) * per_task, units)):
@@ -53,25 +61,25 @@ def local_pixels(lanes: int, dtype: str) -> Task:
                     store("int64", scratch + 16 * items, (r * w + s) * channels * size)
                     store("int64", scratch + 16 * items + 8, tap * tap_bytes)
                     items += 1
-            kernel = weights + unit * kh * kw * tap_bytes
+            kernel, start_bias = weights + unit * kh * kw * tap_bytes, bias + unit * bias_step
             block = 0
             while items > 0 and block + width <= o:
                 out, start, b = (
                     y + unit * line + block * size,
                     kernel + block * size,
-                    bias + unit * line + block * size,
+                    start_bias + block * size,
                 )
                 image = 0
-                while image + 4 <= n:
+                while image + together <= n:
                     brgemm(
-                        4, 2, lanes, dtype, "n", "none", x + image * x_image, x_image, size, start, line,
-                        scratch, items, channels, out + image * y_image, 0, y_image, 4, full, b, 0, 0,
+                        together, nv, lanes, dtype, "n", "none", x + image * x_image, x_image, size, start, line,
+                        scratch, items, channels, out + image * y_image, 0, y_image, together, full, b, 0, ONCE,
                     )  # fmt: skip
-                    image += 4
+                    image += together
                 while image < n:
                     brgemm(
-                        1, 2, lanes, dtype, "n", "none", x + image * x_image, x_image, size, start, line,
-                        scratch, items, channels, out + image * y_image, 0, y_image, 1, full, b, 0, 0,
+                        1, nv, lanes, dtype, "n", "none", x + image * x_image, x_image, size, start, line,
+                        scratch, items, channels, out + image * y_image, 0, y_image, 1, full, b, 0, ONCE,
                     )  # fmt: skip
                     image += 1
                 block += width
@@ -79,7 +87,7 @@ def local_pixels(lanes: int, dtype: str) -> Task:
             for c in range(block, o, lanes):
                 live = o - c
                 for image in range(n):
-                    total = vload_tail(dtype, lanes, bias + unit * line + c * size, live)
+                    total = vload_tail(dtype, lanes, start_bias + c * size, live)
                     for item in range(items):
                         pixel = x + image * x_image + load("int64", scratch + 16 * item)
                         weight = kernel + load("int64", scratch + 16 * item + 8) + c * size
@@ -92,13 +100,13 @@ def local_pixels(lanes: int, dtype: str) -> Task:
 
 
 @task_factory
-def local_planes(side: int, lanes: int, dtype: str) -> Task:
+def local_planes(lanes: int, dtype: str) -> Task:
     """Return the task that computes some rows of one output channel: columns lie in the lanes.
 
     Shapes   x (N, C, H, SW, pitch): padded column q of a row stands at (q % SW, q // SW), zeros around the image and
-             to the end of the last vector; y (N, O, OH, OW); w (O, C, KH, KW, OH, OW); bias (O, OH, OW);
-             taps (KW): byte offset in a row of x of column 0 under the tap; masks (vectors, KW): a bit for each column
-             of a vector where the tap is in the image
+             to the end of the last vector; y (N, O, OH, OW); w (O, C, KH, KW, OH, OW); bias (O), or (O, OH, OW) when
+             `bias_step` is not 0; taps (KW): byte offset in a row of x of column 0 under the tap; masks (vectors, KW):
+             a bit for each column of a vector where the tap is in the image
     Assumes  context as `local._planes` writes it
     Touches  writes its rows of y in all images; partial sums stand there meanwhile
     """
@@ -106,16 +114,12 @@ def local_planes(side: int, lanes: int, dtype: str) -> Task:
 
     def task(ctx: int, i: int, scratch: int) -> None:
         x, y, _, weights, bias, taps, masks, blocks, per_block, n = words(ctx, 10)
-        channels, o, oh, ow, h, any_kh, any_kw, sh, dh, top = words(ctx + 80, 10)
-        kh, kw = side if side else any_kh, side if side else any_kw
-        (x_row,) = words(ctx + 160, 1)
+        channels, o, oh, ow, h, kh, kw, sh, dh, top = words(ctx + 80, 10)
+        x_row, bias_step = words(ctx + 160, 2)
         channel, block = i // blocks, i % blocks
         first, end = block * per_block, min((block + 1) * per_block, oh)
         plane = oh * ow * size
-        for image in range(n):
-            for p in range(first * ow, end * ow, lanes):
-                start = vload_tail(dtype, lanes, bias + channel * plane + p * size, end * ow - p)
-                vstore_tail(y + (image * o + channel) * plane + p * size, start, end * ow - p)
+        one_bias = vsplat(dtype, lanes, load(dtype, bias + channel * size))
         for c in range(channels):
             kernels = weights + (channel * channels + c) * kh * kw * plane
             for image in range(n):
@@ -124,7 +128,11 @@ def local_planes(side: int, lanes: int, dtype: str) -> Task:
                 for row in range(first, end):
                     for j in range(0, ow, lanes):
                         place, listed = (row * ow + j) * size, masks + j // lanes * kw * 8
-                        total = vload_tail(dtype, lanes, to + place, ow - j)
+                        total = one_bias
+                        if c > 0:
+                            total = vload_tail(dtype, lanes, to + place, ow - j)
+                        elif bias_step != 0:
+                            total = vload_tail(dtype, lanes, bias + channel * bias_step + place, ow - j)
                         for r in range(kh):
                             under = row * sh + r * dh - top
                             if under >= 0 and under < h:
@@ -139,5 +147,89 @@ def local_planes(side: int, lanes: int, dtype: str) -> Task:
                                     prefetch_far(weight + kh * kw * plane)
                                     total = vfma(vload(dtype, lanes, p), w, total)
                         vstore_tail(to + place, total, ow - j)
+
+    return task
+
+
+@task_factory
+def local_planes_3x3(lanes: int, dtype: str) -> Task:
+    """Return the task of `local_planes` for 3x3 kernels, whose weights stay in registers for all images.
+
+    Eight images of 32 to 32 channels at 28x28: 3.5 ms, 5.7 by the general task.
+
+    Shapes   as `local_planes`; scratch: a row of x, zeros
+    Assumes  as `local_planes`
+    Touches  as `local_planes`, and scratch
+    """
+    size = item_bytes(dtype)
+
+    def task(ctx: int, i: int, scratch: int) -> None:
+        x, y, _, weights, bias, taps, masks, blocks, per_block, n = words(ctx, 10)
+        channels, o, oh, ow, h, _, _, sh, dh, top = words(ctx + 80, 10)
+        x_row, bias_step = words(ctx + 160, 2)
+        channel, block = i // blocks, i % blocks
+        first, end = block * per_block, min((block + 1) * per_block, oh)
+        plane, x_image, y_image = oh * ow * size, channels * h * x_row, o * oh * ow * size
+        t0, t1, t2 = words(taps, 3)
+        one_bias = vsplat(dtype, lanes, load(dtype, bias + channel * size))
+        zero_bytes(scratch, x_row)
+        for c in range(channels):
+            kernels = weights + (channel * channels + c) * 9 * plane
+            source = x + c * h * x_row
+            for row in range(first, end):
+                # Rows in the padding are zeros elsewhere, the same for all images, and their weights are not read.
+                u0 = row * sh - top
+                u1, u2 = u0 + dh, u0 + 2 * dh
+                in0, in1, in2 = u0 >= 0 and u0 < h, u1 >= 0 and u1 < h, u2 >= 0 and u2 < h
+                p0, p1, p2 = scratch, scratch, scratch
+                step0, step1, step2 = 0, 0, 0
+                some0, some1, some2 = 0, 0, 0
+                if in0:
+                    p0, step0, some0 = source + u0 * x_row, x_image, -1
+                if in1:
+                    p1, step1, some1 = source + u1 * x_row, x_image, -1
+                if in2:
+                    p2, step2, some2 = source + u2 * x_row, x_image, -1
+                for j in range(0, ow, lanes):
+                    at, live = j * size, ow - j
+                    place = kernels + row * ow * size + at
+                    b0, b1, b2 = words(masks + j // lanes * 24, 3)
+                    w0 = vload_bits(dtype, lanes, place, b0 & some0)
+                    w1 = vload_bits(dtype, lanes, place + plane, b1 & some0)
+                    w2 = vload_bits(dtype, lanes, place + 2 * plane, b2 & some0)
+                    w3 = vload_bits(dtype, lanes, place + 3 * plane, b0 & some1)
+                    w4 = vload_bits(dtype, lanes, place + 4 * plane, b1 & some1)
+                    w5 = vload_bits(dtype, lanes, place + 5 * plane, b2 & some1)
+                    w6 = vload_bits(dtype, lanes, place + 6 * plane, b0 & some2)
+                    w7 = vload_bits(dtype, lanes, place + 7 * plane, b1 & some2)
+                    w8 = vload_bits(dtype, lanes, place + 8 * plane, b2 & some2)
+                    # The same place of the next input channel: streams too short to be foreseen by the machine.
+                    for tap in range(9, 18):
+                        prefetch_far(place + tap * plane)
+                    to = y + channel * plane + row * ow * size + at
+                    q0, q1, q2 = p0 + at, p1 + at, p2 + at
+                    start = one_bias
+                    if bias_step != 0:
+                        start = vload_tail(
+                            dtype, lanes, bias + channel * bias_step + row * ow * size + at, live
+                        )
+                    for _ in range(n):
+                        total = start
+                        if c > 0:
+                            total = vload_tail(dtype, lanes, to, live)
+                        total = vfma(vload(dtype, lanes, q0 + t0), w0, total)
+                        total = vfma(vload(dtype, lanes, q0 + t1), w1, total)
+                        total = vfma(vload(dtype, lanes, q0 + t2), w2, total)
+                        total = vfma(vload(dtype, lanes, q1 + t0), w3, total)
+                        total = vfma(vload(dtype, lanes, q1 + t1), w4, total)
+                        total = vfma(vload(dtype, lanes, q1 + t2), w5, total)
+                        total = vfma(vload(dtype, lanes, q2 + t0), w6, total)
+                        total = vfma(vload(dtype, lanes, q2 + t1), w7, total)
+                        total = vfma(vload(dtype, lanes, q2 + t2), w8, total)
+                        vstore_tail(to, total, live)
+                        to += y_image
+                        q0 += step0
+                        q1 += step1
+                        q2 += step2
 
     return task
