@@ -41,8 +41,8 @@ from fastconv.kernels.simd import (
 )
 
 #: `mode` bits: start from the partial sums in `acc`; leave partial sums there instead of finishing; each column has
-#: exactly one store segment, so that a whole tile without residual is stored without a branch (30-40 % of the time of
-#: a tile of depth 16 is its end).
+#: exactly one store segment, so that a whole tile without residual is stored without a branch (from L2, 32 -> 16 and
+#: 16 -> 96 channels: 13 % with 28x1, 0 to 5 % with other tiles).
 RESUME, SUSPEND, ONCE = 1, 2, 4
 
 #: int64 words of one store segment: byte offset from the tile's first output, lane mask.
