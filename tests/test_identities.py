@@ -23,6 +23,8 @@ KERNELS = {
     "1x1": (6, 9, 1, 1, 1),
     "depthwise": (9, 9, 9, 3, 3),
     "grouped": (8, 12, 4, 3, 3),
+    "groups as wide as deep": (8, 8, 4, 3, 3),
+    "two by two": (6, 9, 1, 2, 2),
     "one channel": (1, 1, 1, 5, 5),
     "few channels": (3, 7, 1, 3, 2),
 }
