@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import sys
-import tempfile
 from pathlib import Path
 
 import hypothesis
@@ -25,14 +24,16 @@ hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)
-def no_decisions_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_decisions_of_the_user(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """Keep stored decisions of this machine away from tests, and those of tests away from the machine.
 
     Estimates are by typical rates: a second to measure them is too long for every test that tunes.
     """
-    monkeypatch.setenv("FASTCONV_DECISIONS_DIR", str(_EMPTY / str(next(_numbers))))
+    place = tmp_path_factory.getbasetemp() / "decisions" / str(next(_numbers))
+    monkeypatch.setenv("FASTCONV_DECISIONS_DIR", str(place))
     monkeypatch.setenv("FASTCONV_FACTS", "off")
 
 
-_EMPTY = Path(tempfile.mkdtemp(prefix="fastconv-decisions-"))
 _numbers = itertools.count()
