@@ -55,6 +55,11 @@ def view(name: str, value: object) -> Array:
     return array
 
 
+def is_array(value: object) -> bool:
+    """Return whether `value` is an array of any library."""
+    return any(hasattr(value, protocol) for protocol in ("__dlpack__", "__array__", "__array_interface__"))
+
+
 def supported(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return `dtype` if arrays of it can be convolved, in either byte order; else raise, with advice."""
     if dtype not in _NATIVE and dtype.name not in DTYPES:
@@ -186,7 +191,7 @@ def _numpy_view(name: str, value: object) -> Array:
         raise TypeError(f"{name} must be an array, got the type {value.__name__}")
     if hasattr(value, "__dlpack__"):
         return _dlpack_view(name, value)
-    if hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
+    if is_array(value):
         return np.asarray(value)
     raise TypeError(f"{name} must be an array, got {type(value).__name__}; make one with numpy.asarray")
 

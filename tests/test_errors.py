@@ -332,7 +332,7 @@ def test_sizes_beyond_64_bits(
 
 
 def test_shapes_that_are_none() -> None:
-    with pytest.raises(TypeError, match="x_shape must be an array, got int"):
+    with pytest.raises(TypeError, match="x_shape must be a tuple of integers, or an array, got int"):
         fastconv.explain(3, W.shape)
     with pytest.raises(TypeError, match=r"x_shape\[1\] must be an integer, got float"):
         fastconv.explain((1, 2.0, 3, 4), W.shape)

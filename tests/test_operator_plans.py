@@ -183,7 +183,11 @@ def test_wrong_images_are_refused(case: str) -> None:
 
 WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "rigor": (lambda: fastconv.plan_conv_transpose2d(X, W, rigor="much"), ValueError, "rigor must be one of"),
-    "shape of x": (lambda: fastconv.plan_conv_transpose2d(7, W), TypeError, "x_shape must be an array"),
+    "shape of x": (
+        lambda: fastconv.plan_conv_transpose2d(7, W),
+        TypeError,
+        "x_shape must be a tuple of integers, or an array",
+    ),
     "axes of x": (
         lambda: fastconv.plan_conv_transpose2d((6, 9), W),
         ValueError,

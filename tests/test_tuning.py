@@ -87,9 +87,17 @@ def test_ctrl_c_leaves_what_is_finished_and_ends_with_130(tmp_path: Path, machin
     words = tmp_path / "words"
     words.write_text("\n".join(f"n1c8h{height}w9_o8k3x3_s1p1d1g1_nchw_f32" for height in range(5, 400)))
     home = decisions.folder(machine)
-    command = [sys.executable, "-m", "fastconv", "tune", str(words)]
+    # Whoever started the tests in the background made them deaf to Ctrl-C.
+    program = (
+        "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "runpy.run_module('fastconv', run_name='__main__')"
+    )
     with subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", program, "tune", str(words)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         while process.poll() is None and len(list(home.glob("*.json"))) < 2:
             pass

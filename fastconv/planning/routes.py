@@ -141,6 +141,8 @@ def shape_and_dtype(
     """Return the shape that is meant, and the dtype if `value` is an array."""
     if isinstance(value, tuple | list):
         return arguments.shape(name, value, ranks), None
+    if not arrays.is_array(value):
+        raise TypeError(f"{name} must be a tuple of integers, or an array, got {type(value).__name__}")
     array = arrays.view(name, value)
     return array.shape, array.dtype
 
