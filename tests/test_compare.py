@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastconv.compare import layers, results, terminal
+from fastconv.compare import layers, measuring, results, terminal
 from fastconv.compare.bench import Settings, bench_layer
 from fastconv.compare.data import make_arrays, reference_sample
 from fastconv.compare.document import Run
@@ -164,6 +164,12 @@ def test_time_taken_by_others_is_seen() -> None:
             busy.kill()
     # Two of one priority on one core: each has half of it.
     assert turn.lost_s > 0.05 * turn.wall_s
+
+
+def test_a_thread_that_ends_takes_no_time_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = iter([{"1": 5.0, "2": 7.0}, {"1": 5.0, "3": 1e-9}])
+    monkeypatch.setattr(measuring, "_waited_seconds", lambda: next(counts))
+    assert Here(lambda: None).turn(0.0).lost_s == pytest.approx(1e-9)
 
 
 def test_who_fails_under_the_clock_costs_only_himself() -> None:

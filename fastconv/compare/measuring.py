@@ -89,18 +89,20 @@ class Here:
         collecting = gc.isenabled()
         gc.disable()
         try:
-            waited = _waited_seconds()
+            before = _waited_seconds()
             begin = now = clock()
             while now - begin < seconds or not samples or (len(samples) == 1 and now - begin < LONG_CALL_S):
                 start = clock()
                 self.call()
                 now = clock()
                 samples.append(now - start)
-            waited = _waited_seconds() - waited
+            after = _waited_seconds()
         finally:
             if collecting:
                 gc.enable()
         wall = now - begin
+        # A thread that has ended takes its count along.
+        waited = sum(max(0.0, count - before.get(thread, 0.0)) for thread, count in after.items())
         return Turn(tuple(samples), wall, min(wall, waited / self.threads))
 
     def cold(self) -> float:
@@ -115,17 +117,17 @@ class Here:
         return time.perf_counter() - start
 
 
-def _waited_seconds() -> float:
-    """Return how long the threads of this process were ready to run while others had their core.
+def _waited_seconds() -> dict[str, float]:
+    """Return how long each thread of this process was ready to run while others had its core.
 
-    Linux counts it for every thread; elsewhere nothing is known, and nothing is said to be lost.
+    Linux counts it; elsewhere nothing is known, and nothing is said to be lost.
     """
-    waited = 0
+    waited = {}
     for path in Path("/proc/self/task").glob("*/schedstat"):
         # A thread that ends meanwhile has no file any more.
         with suppress(OSError, ValueError, IndexError):
-            waited += int(path.read_text("ascii").split()[1])
-    return waited * 1e-9
+            waited[path.parent.name] = int(path.read_text("ascii").split()[1]) * 1e-9
+    return waited
 
 
 _FLUSH: list[np.ndarray[tuple[int], np.dtype[np.float32]]] = []
