@@ -12,11 +12,12 @@ from fastconv.kernels.matrix_tile import DEPTH, TILE_BYTES, parts, tile_configur
 from fastconv.machine import Machine
 from fastconv.operators import running, split_spread_kernels
 from fastconv.operators.phases import Transposed
+from fastconv.operators.split_gradient import PRODUCTS_OF
 from fastconv.operators.unfolding import covering, lists
 from fastconv.runtime import Work
 
-#: Products of parts that keep a class of accuracy, from this depth on (`fastconv.algorithms.split_bfloat16`).
-PRODUCTS_OF, ENOUGH_DEPTH = {"standard": 3, "fast": 1}, 64
+#: Products keep their class from this depth on (`fastconv.algorithms.split_bfloat16`).
+ENOUGH_DEPTH = 64
 #: Pixels of all images up to which, and weights from which on, these are cut where they stand. So many times as many
 #: pixels as there are phases of the stride, which would be a convolution each: 784 of 128 channels by 3x3 with stride 2
 #: take 0.80 ms instead of 0.86, with stride 1 0.70 instead of 0.48; 196 of 256 with stride 2 0.71 instead of 1.22.

@@ -97,24 +97,27 @@ def conv_transpose2d(
     target = None if out is None else running.target_of("out", out, call.result, inputs)
     y = running.written_to(target, call.result)
     if call.transposed.n:
-        dtype = call.result.dtype
-        kernel = arrays.aligned(weights.transpose(WEIGHT_LAYOUTS[weight_layout]), dtype)
-        images, spread = arrays.ready(source, dtype), spreading.work(call.transposed, kernel)
-        if split_spread.run(call.transposed, images, kernel, y, workers):
-            pass
-        elif spread is not None:
-            runtime.run(spread, arrays.address(images), arrays.address(y), arrays.address(kernel), workers)
-        else:
-            batched = source.ndim == 4
-            phases.run(
-                call.transposed,
-                images if batched else images[None],
-                kernel,
-                None if biases is None else arrays.ready(biases, dtype),
-                y if batched else y[None],
-                workers,
-            )
+        axis, dtype = () if source.ndim == 4 else (None,), call.result.dtype
+        _run(
+            call.transposed,
+            arrays.ready(source, dtype)[axis],
+            arrays.aligned(weights.transpose(WEIGHT_LAYOUTS[weight_layout]), dtype),
+            None if biases is None else arrays.ready(biases, dtype),
+            y[axis],
+            workers,
+        )
     return running.delivered(y, target, call.result, x, out)
+
+
+def _run(t: Transposed, x: Array, w: Array, bias: Array | None, y: Array, threads: int) -> None:
+    """Compute into y in the way that suits a call with these weights, which packs them at most once."""
+    if split_spread.run(t, x, w, y, threads):
+        return
+    spread = spreading.work(t, w)
+    if spread is None:
+        phases.run(t, x, w, bias, y, threads)
+    else:
+        runtime.run(spread, arrays.address(x), arrays.address(y), arrays.address(w), threads)
 
 
 def plan_conv_transpose2d(
@@ -185,7 +188,6 @@ accuracy, threads
     own = None if biases is None else arrays.ready(biases.copy(), t.dtype)
     plans = phases.plan(t, kernel, own, workers, rigor) if t.n else []
     axis = () if len(sizes) == 4 else (None,)
-
     idle = phases.idle_value(t, own) if phases.any_idle(t, workers) else np.empty(0, t.dtype)
 
     def compute(x: Array, y: Array) -> None:
