@@ -258,6 +258,7 @@ ROUTES = [
     (3, 2, "4 convolutions, one for each phase of the stride", ["o5k2x2", "o5k2x1", "o5k1x2", "o5k1x1"]),
     (3, 1, "one convolution by the kernel turned round", ["o5k3x3"]),
     (1, 2, "one convolution for one phase of the stride; 3 phases meet no pixel", ["o5k1x1"]),
+    (2, 3, "4 convolutions, one for each phase of the stride; 5 phases meet no pixel", ["o5k1x1"] * 4),
 ]
 
 

@@ -114,6 +114,19 @@ def test_gradients_are_adjoint_to_the_convolution(dtype: str, layout: str) -> No
     assert compared > 30
 
 
+def test_most_phases_of_long_strides_meet_no_pixel() -> None:
+    """They are filled with the bias at once, and no convolution is looked for in any of 250,000 of them."""
+    rng = np.random.default_rng(0)
+    x, w = (rng.integers(-4, 5, shape).astype(np.float64) for shape in ((2, 3, 2, 3), (3, 2, 2, 3)))
+    bias, pads = np.array([3.0, -5.0]), ((1, 0), (2, 1))
+    expected = scattered(x, w, (500, 500), pads, (1, 1), (7, 499), 1) + bias[:, None, None]
+    found = fastconv.conv_transpose2d(x, w, bias, 500, pads, (7, 499))
+    np.testing.assert_array_equal(found, expected)
+    report = fastconv.explain_conv_transpose2d(x, w, bias, 500, pads, (7, 499))
+    assert len(report.problems) == w.shape[2] * w.shape[3]
+    assert f"{500 * 500 - 6} phases meet no pixel" in report.route
+
+
 def test_words_of_convolution() -> None:
     x, w = np.ones((3, 4, 5), np.float32), np.ones((3, 2, 3, 3), np.float32)
     y = fastconv.conv_transpose2d(x, w, stride=2, output_size=(10, 12), activation="relu", threads=2)

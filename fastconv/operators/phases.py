@@ -98,7 +98,7 @@ class Transposed:
 
 
 def axes(size: int, out: int, k: int, stride: int, pad: int, dilation: int) -> list[Axis]:
-    """Return what is computed along one axis: a single convolution if every phase has as many taps.
+    """Return what is computed along one axis: a single convolution if every phase has as many taps, else one a phase.
 
     Output ``i = stride*q + first`` meets tap r at input ``q + (first + pad - r*dilation) / stride`` where it is whole.
     """
@@ -106,12 +106,15 @@ def axes(size: int, out: int, k: int, stride: int, pad: int, dilation: int) -> l
     if 1 < stride and dilation == 1 and k % stride == 0 and out >= stride:
         return [_joined(size, out, k, stride, pad)]
     found = []
-    for first in range(min(stride, out)):
+    # Phases that no tap meets have no place here: there may be millions of them.
+    for first in sorted({(r * dilation - pad) % stride for r in range(k)}):
+        if first >= out:
+            break
         count = -(-(out - first) // stride)
         taps = [r for r in range(k) if (first + pad - r * dilation) % stride == 0]
         places = [(first + pad - r * dilation) // stride for r in taps]
         # Turned round, so that the first tap meets the first of the inputs.
-        pads = (-places[-1], count - 1 + places[0] - (size - 1)) if taps else (0, 0)
+        pads = (-places[-1], count - 1 + places[0] - (size - 1))
         phase = Phase(first, count, tuple(reversed(taps)))
         found.append(Axis((phase,), dilation // common, count, pads))
     return found
@@ -154,15 +157,14 @@ class Part(NamedTuple):
 
 @lru_cache(maxsize=256)
 def parts(t: Transposed, threads: int) -> tuple[Part | None, ...]:
-    """Return the convolutions; None where no tap meets any pixel."""
+    """Return the convolutions; None where no tap meets any pixel for the padding."""
     return tuple(_part(t, rows, columns, threads) for rows, columns in t.parts)
 
 
 def route(t: Transposed, threads: int) -> str:
     """Return in words what convolutions it is made of."""
     found = [part for part in parts(t, threads) if part is not None]
-    together = sum(part.phases for part in found)
-    idle = sum(part is None for part in parts(t, threads))
+    together, idle = sum(part.phases for part in found), idle_phases(t, threads)
     if t.direct:
         words = "one convolution by the kernel turned round"
     elif len(found) == 1 < together:
@@ -176,17 +178,19 @@ def route(t: Transposed, threads: int) -> str:
     return words + (f"; {idle} phases meet no pixel" if idle else "")
 
 
-def any_idle(t: Transposed, threads: int) -> bool:
-    """Return whether the outputs of any phase meet no pixel."""
-    return None in parts(t, threads)
+@lru_cache(maxsize=256)
+def idle_phases(t: Transposed, threads: int) -> int:
+    """Return the number of phases whose outputs meet no pixel."""
+    met = sum(part.phases for part in parts(t, threads) if part is not None)
+    return min(t.stride[0], t.oh) * min(t.stride[1], t.ow) - met
 
 
 def _part(t: Transposed, rows: Axis, columns: Axis, threads: int) -> Part | None:
     sides = (_crop(t.h, rows.pads), _crop(t.w, columns.pads))
     h, w = (side[0].stop - side[0].start for side in sides)
-    down, across = rows.phases[0].taps, columns.phases[0].taps
-    if not down or not across or h < 1 or w < 1:
+    if h < 1 or w < 1:
         return None
+    down, across = rows.phases[0].taps, columns.phases[0].taps
     phases = len(rows.phases) * len(columns.phases)
     problem = Problem(
         t.n, t.c, h, w, t.o * phases, len(down), len(across),
@@ -315,11 +319,10 @@ def _run(
     x_at, y_at = arrays.address(ready), arrays.address(y)
     room = max((part.y_bytes for part in found if part is not None and part.place is not None), default=0)
     between = workspace.take(room) if room else None
-    number = 0
-    for part, sides in zip(found, t.parts, strict=True):
-        if part is None:
-            _fill(t, idle(), y, *sides)
-            continue
+    if idle_phases(t, threads):
+        # All of it in one go: each phase by itself would be written in steps.
+        (y if t.layout == "NHWC" else y.transpose(0, 2, 3, 1))[...] = idle()
+    for number, part in enumerate(part for part in found if part is not None):
         source = ready
         if part.crops:
             rows = (slice(None),) * (2 if t.layout == "NCHW" else 1)
@@ -330,7 +333,6 @@ def _run(
         else:
             started(number, part, source_at, between.address)
             runtime.run(part.place, between.address, y_at, 0, threads)
-        number += 1
     if between is not None:
         workspace.give(between)
 
@@ -352,10 +354,3 @@ def idle_value(t: Transposed, bias: Array | None) -> Array:
     work = strips.prepared((problem,), kernels, bias)[0]
     runtime.run(work, arrays.address(x), arrays.address(value), 0, 1)
     return value
-
-
-def _fill(t: Transposed, value: Array, y: Array, rows: Axis, columns: Axis) -> None:
-    """Fill the outputs of phases that meet no pixel."""
-    images = y if t.layout == "NHWC" else y.transpose(0, 2, 3, 1)
-    for row, column in product(rows.phases, columns.phases):
-        images[:, row.first :: t.stride[0], column.first :: t.stride[1]] = value

@@ -188,7 +188,7 @@ accuracy, threads
     own = None if biases is None else arrays.ready(biases.copy(), t.dtype)
     plans = phases.plan(t, kernel, own, workers, rigor) if t.n else []
     axis = () if len(sizes) == 4 else (None,)
-    idle = phases.idle_value(t, own) if phases.any_idle(t, workers) else np.empty(0, t.dtype)
+    idle = phases.idle_value(t, own) if phases.idle_phases(t, workers) else np.empty(0, t.dtype)
 
     def compute(x: Array, y: Array) -> None:
         phases.run_planned(t, plans, lambda: idle, workers, x[axis], y[axis])
