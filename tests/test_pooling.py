@@ -12,6 +12,7 @@ from oracle import Array
 
 import fastconv
 from fastconv.machine import Machine
+from fastconv.operators import pool_work
 
 LANES = Machine.host().lanes("float32")
 #: Channels or columns around the edges of a vector and of four, and two of usual images.
@@ -112,6 +113,16 @@ def test_maxima_and_their_places(name: str, dtype: str, layout: str) -> None:
             candidates.reshape(*shape[:2], -1), as_nchw(places, layout).reshape(*shape[:2], -1), axis=2
         )
         np.testing.assert_array_equal(picked.ravel(), best.ravel().astype(float))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_asking_for_memory_ahead_changes_no_bit(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = as_layout(np.random.default_rng(0).standard_normal((2, 4 * LANES, 23, 29)), layout)
+    near = fastconv.avg_pool2d(x, 3, 2, 1, layout=layout)
+    monkeypatch.setattr(pool_work, "FAR", 0.0)
+    # One image less, so that it is prepared again.
+    assert pool_work._far(x.nbytes)
+    np.testing.assert_array_equal(fastconv.avg_pool2d(x[1:], 3, 2, 1, layout=layout), near[1:])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -100,6 +100,9 @@ def _emit_steps(
     for line in lines:
         emit_prefetch(b, line, write=False, locality=2)
     step = tile.lanes * tile.size
+    if "b_ahead" in arg:
+        for j in range(tile.nv):
+            emit_prefetch(b, b.add(b_now, b.add(arg["b_ahead"], i64(step * j))), write=True)
     columns = [emit_load(b, b.add(b_now, i64(step * j)), tile.vector, tile.size) for j in range(tile.nv)]
     following = []
     for m in range(tile.mr):
@@ -341,6 +344,24 @@ def brgemm_ahead(
         lambda builder, *literals: _emit_tile(builder.module, _Tile(*literals), AHEAD),
         values,
         len(ARGUMENTS) + len(AHEAD),
+    )
+
+
+@intrinsic(prefer_literal=True)
+def brgemm_once(
+    context: Any, tile_rows: Any, tile_vectors: Any, lanes: Any, dtype: Any, axis: Any, activation: Any,
+    a: Any, am: Any, ak: Any, b: Any, bk: Any, table: Any, items: Any, k: Any, y: Any, residual: Any, row: Any, mr: Any,
+    segments: Any, bias: Any, acc: Any, mode: Any, b_ahead: Any,
+) -> Any:  # fmt: skip
+    """Compute what `brgemm` does, from a B that is read this once, by this core alone.
+
+    Touches  what `brgemm` touches; brings the lines `b_ahead` bytes behind each vector of B into L1, as `prefetch_own`
+    """
+    values = (tile_rows, tile_vectors, lanes, dtype, axis, activation)
+    return emitted(
+        lambda builder, *literals: _emit_tile(builder.module, _Tile(*literals), ("b_ahead",)),
+        values,
+        len(ARGUMENTS) + 1,
     )
 
 

@@ -320,6 +320,22 @@ def prefetch_far(context: Any, address: Any) -> Any:
 
 
 @intrinsic
+def prefetch_own(context: Any, address: Any) -> Any:
+    """Ask for the line at `address` to be brought into L1, for this core alone.
+
+    What is read once from L3 comes at 37 to 39 GB/s instead of 34.5, if it is asked for so before the machine foresees
+    it: some dozens of lines ahead, more than a page where a single stream is read. Lines that other cores read at the
+    same time would be taken from them.
+    """
+
+    def generate(target: Any, builder: Any, _s: Any, args: Any) -> Any:
+        emit_prefetch(builder, args[0], write=True)
+        return target.get_dummy_value()
+
+    return types.void(types.intp), generate
+
+
+@intrinsic
 def copy_bytes(context: Any, target: Any, source: Any, count: Any) -> Any:
     """Copy `count` bytes from `source` to `target`, which do not overlap."""
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import as_strided
 
 from fastconv import api, arguments, arrays, runtime
-from fastconv.algorithms.geometry import aligned_up, column_segments
+from fastconv.algorithms.geometry import column_segments
 from fastconv.arguments import PaddingArgument, Step
 from fastconv.machine import Machine
 from fastconv.operators import local_kernels, running
@@ -290,7 +291,7 @@ def _by_pixels(x: Array, w: Array, bias: Array | None, call: _Call, threads: int
     )
     if problem.n:
         if layout == "NCHW":
-            x = _phases(x, problem)
+            x = _columns(x, problem)
         work = (_planes if layout == "NCHW" else _pixels)(problem, biases.ndim > 1)
         context = work.context.copy()
         context[3], context[4] = arrays.address(weights), arrays.address(biases)
@@ -303,19 +304,35 @@ def _by_pixels(x: Array, w: Array, bias: Array | None, call: _Call, threads: int
     return y.transpose((0, 3, 1, 2) if layout == "NHWC" else (0, 2, 3, 1))
 
 
-def _phases(x: Array, p: Problem) -> Array:
-    """Return NCHW images with zeros around each row, and columns a stride apart side by side: `local_planes`' x."""
-    stride, pitch, left = p.stride[1], _pitch(p), p.padding[2]
-    padded = np.zeros((p.n, p.c, p.h, pitch * stride), x.dtype)
-    last = min(p.w, pitch * stride - left)
-    padded[..., left : left + last] = x[..., :last]
-    return np.ascontiguousarray(padded.reshape(p.n, p.c, p.h, pitch, stride).swapaxes(3, 4))
+def _columns(x: Array, p: Problem) -> Array:
+    """Return NCHW images as `local_planes` reads them: under each tap of a row its columns, rows a stride apart."""
+    (sh, sw), (top, _, left, _), rows = p.stride, p.padding, _rows(p)
+    padded = np.zeros((p.n, p.c, max(top + p.h, sh * rows), max(left + p.w, _reach(p))), x.dtype)
+    padded[:, :, top : top + p.h, left : left + p.w] = x
+    size = p.n * p.c * p.kw * sh * rows * p.ow
+    # A vector that begins in the last row may end behind it.
+    found = np.empty(size + Machine.host().lanes(p.compute_dtype), x.dtype)
+    found[size:] = 0
+    columns = found[:size].reshape(p.n, p.c, p.kw, sh, rows, p.ow)
+    image, channel, row, column = padded.strides
+    under = as_strided(
+        padded,
+        columns.shape,
+        (image, channel, p.dilation[1] * column, row, sh * row, sw * column),
+        writeable=False,
+    )
+    columns[...] = under
+    return found
 
 
-def _pitch(p: Problem) -> int:
-    """Return how many columns a stride apart `local_planes` reads in a row."""
-    vectors = aligned_up(p.ow, Machine.host().lanes(p.compute_dtype))
-    return vectors + (p.kw - 1) * p.dilation[1] // p.stride[1] + 1
+def _rows(p: Problem) -> int:
+    """Return how many rows a stride apart `local_planes` reads."""
+    return p.oh + (p.kh - 1) * p.dilation[0] // p.stride[0]
+
+
+def _reach(p: Problem) -> int:
+    """Return the columns of the padded image that are read."""
+    return (p.kw - 1) * p.dilation[1] + (p.ow - 1) * p.stride[1] + 1
 
 
 @lru_cache(maxsize=256)
@@ -341,22 +358,26 @@ def _planes(p: Problem, per_place: bool) -> Work:
     """Return the work on NCHW images, but for the weights; biases as in `_pixels`."""
     dtype = np.dtype(p.compute_dtype)
     size, lanes = dtype.itemsize, Machine.host().lanes(dtype)
-    stride, pitch = p.stride[1], _pitch(p)
-    shifts = np.arange(p.kw) * p.dilation[1]
-    taps = (shifts % stride * pitch + shifts // stride) * size
-    columns = np.arange(aligned_up(p.ow, lanes)).reshape(-1, 1, lanes)
-    under = columns * stride + shifts[:, None] - p.padding[2]
-    inside = (under >= 0) & (under < p.w) & (columns < p.ow)
-    masks = (inside.astype(np.int64) << np.arange(lanes)).sum(axis=2)
-    blocks = min(p.oh, -(-8 // p.o))
-    per_block = -(-p.oh // blocks)
-    blocks = -(-p.oh // per_block)
-    x_row = stride * pitch * size
+    pixels, sh, rows = p.oh * p.ow, p.stride[0], _rows(p)
+    down, across = np.arange(p.kh)[:, None] * p.dilation[0], np.arange(p.kw) * p.dilation[1]
+    taps = ((np.arange(p.kw) * sh + down % sh) * rows + down // sh) * p.ow * size
+    under = (
+        np.arange(p.oh) * sh + down - p.padding[0],
+        np.arange(p.ow) * p.stride[1] + across[:, None] - p.padding[2],
+    )
+    inside = [(0 <= place) & (place < end) for place, end in zip(under, (p.h, p.w), strict=True)]
+    vectors = -(-pixels // lanes)
+    bits = np.zeros((p.taps, vectors * lanes), np.int64)
+    bits[:, :pixels] = (inside[0][:, None, :, None] & inside[1][:, None]).reshape(p.taps, pixels)
+    masks = (bits.reshape(p.taps, vectors, lanes) << np.arange(lanes)).sum(axis=2).T
+    blocks = min(vectors, -(-8 // p.o))
+    per_block = -(-vectors // blocks)
+    blocks = -(-vectors // per_block)
     some = local_kernels.local_planes_3x3 if p.kh == p.kw == 3 else local_kernels.local_planes
     return running.work(
-        some(lanes, dtype.name), [0, 0, taps, masks, blocks, per_block, p.n, p.c, p.o, p.oh, p.ow, p.h, p.kh, p.kw],
-        [p.stride[0], p.dilation[0], p.padding[0], x_row, per_place * p.oh * p.ow * size],
-        tasks=p.o * blocks, scratch=x_row, cycles=_cycles(p),
+        some(lanes, dtype.name), [0, 0, taps, masks, blocks, per_block, p.n, p.c, p.o, pixels, p.taps],
+        [p.kw * sh * rows * p.ow * size, per_place * pixels * size],
+        tasks=p.o * blocks, scratch=0, cycles=_cycles(p),
     )  # fmt: skip
 
 

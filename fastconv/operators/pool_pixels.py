@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastconv.kernels.jit import task_factory
+from fastconv.kernels.jit import device, task_factory
 from fastconv.kernels.masks import vany, vdiv, vgreater, vmax, vor, vselect, vunordered
 from fastconv.kernels.simd import (
     item_bytes,
     load,
+    prefetch_own,
     vadd,
     vload,
     vload_tail,
@@ -19,6 +20,15 @@ from fastconv.kernels.simd import (
 )
 
 Task = Callable[[int, int, int], None]
+
+
+@device
+def _fetch(place: int, step: int) -> None:
+    """Ask for the lines of four vectors."""
+    prefetch_own(place)
+    prefetch_own(place + step)
+    prefetch_own(place + 2 * step)
+    prefetch_own(place + 3 * step)
 
 
 @task_factory
@@ -133,14 +143,16 @@ def mean_pixels(lanes: int, dtype: str) -> Task:
 
     Shapes   as `max_pixels`; row_div (OH,), col_div (OW,): the factors of each window's divisor
     Assumes  as `max_pixels`
-    Touches  writes its rows and channels of y
+    Touches  writes its rows and channels of y; asks for `fetched` pixels `ahead` bytes behind each row
     """
     size = item_bytes(dtype)
     width = 4 * lanes
 
     def task(ctx: int, i: int, scratch: int) -> None:
         x, y, _, rows, cols, row_div, col_div, units, per_task, splits, per_split = words(ctx, 11)
-        oh, ow, channels, x_image, x_row, x_pixel, row_step, col_step = words(ctx + 88, 8)
+        oh, ow, channels, x_image, x_row, x_pixel, row_step, col_step, ahead, y_ahead, fetched = words(
+            ctx + 88, 11
+        )
         # A row is summed before it is added: as exact as a sum of kh + kw numbers, not kh * kw.
         zero = vsplat(dtype, lanes, load(dtype, row_div + oh * size))
         for unit in range(i * per_task, min((i + 1) * per_task, units)):
@@ -159,9 +171,13 @@ def mean_pixels(lanes: int, dtype: str) -> Task:
                     if c + width <= c_end:
                         p = corner + c * size
                         t0, t1, t2, t3 = zero, zero, zero, zero
+                        if fetched > 0:
+                            _fetch(to + c * size + y_ahead, lanes * size)
                         for r in range(row_count):
                             s0, s1, s2, s3 = zero, zero, zero, zero
                             tap = p + r * row_step
+                            for s in range(fetched):
+                                _fetch(tap + ahead + s * x_pixel, lanes * size)
                             for _s in range(col_count):
                                 s0 = vadd(s0, vload(dtype, lanes, tap))
                                 s1 = vadd(s1, vload(dtype, lanes, tap + lanes * size))

@@ -25,6 +25,7 @@ from fastconv.kernels.packing import move
 from fastconv.kernels.simd import (
     item_bytes,
     load,
+    prefetch_own,
     store,
     vadd,
     vload,
@@ -171,13 +172,15 @@ def mean_planes(step: int, side: int, lanes: int, dtype: str) -> Task:
     Shapes   as `max_planes`, but -1 in rows is padding; scratch: a row of zeros behind the strips; row_div (OH,),
              col_div (pitch of OW): the factors of each window's divisor
     Assumes  as `max_planes`
-    Touches  writes its rows of y, and scratch
+    Touches  writes its rows of y, and scratch; asks for the lines `ahead` bytes behind, if that is not 0
     """
     size = item_bytes(dtype)
 
     def task(ctx: int, i: int, scratch: int) -> None:
         x, y, _, rows, taps, row_div, col_div, units, per_task, ends, strip = words(ctx, 11)
-        oh, ow, w, x_plane, x_row, left, any_tall, any_wide, col_step, pitch = words(ctx + 88, 10)
+        oh, ow, w, x_plane, x_row, left, any_tall, any_wide, col_step, pitch, _, _, ahead, y_ahead = words(
+            ctx + 88, 14
+        )
         tall, wide = side if side else any_tall, side if side else any_wide
         zero = vsplat(dtype, lanes, load(dtype, ends))
         for p in range(0, (ROWS + 1) * strip, lanes * size):
@@ -195,7 +198,10 @@ def mean_planes(step: int, side: int, lanes: int, dtype: str) -> Task:
                 for v in range(0, full, lanes):
                     total = zero
                     for r in range(tall):
-                        total = vadd(total, vload(dtype, lanes, load("int64", listed + 8 * r) + v * size))
+                        place = load("int64", listed + 8 * r) + v * size
+                        if ahead != 0:
+                            prefetch_own(place + ahead)
+                        total = vadd(total, vload(dtype, lanes, place))
                     vstore(joined + v * size, total)
                 if full < w:
                     total = zero
@@ -211,6 +217,8 @@ def mean_planes(step: int, side: int, lanes: int, dtype: str) -> Task:
                     for s in range(wide):
                         place = joined + j * step * size + s * col_step
                         total = vadd(total, vpick(dtype, lanes, step, place, taps + (s * pitch + j) * 8))
+                    if y_ahead != 0:
+                        prefetch_own(y + (unit * ow + j) * size + y_ahead)
                     by = vmul(down, vload(dtype, lanes, col_div + j * size))
                     if j + lanes <= ow:
                         vstore(y + (unit * ow + j) * size, vdiv(total, by))
