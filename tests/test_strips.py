@@ -11,7 +11,7 @@ from running import prepared, run
 
 from fastconv.algorithms import registry
 from fastconv.kernels.strips_tile import shares_of_one
-from fastconv.kernels.winograd_tile import transforms
+from fastconv.kernels.winograd_matrices import transforms
 from fastconv.machine import Machine
 from fastconv.problem import Problem
 

@@ -40,7 +40,8 @@ from fastconv.kernels.simd import (
     item_bytes,
     vector_type,
 )
-from fastconv.kernels.winograd_tile import Linear, transforms
+from fastconv.kernels.winograd_matrices import transforms
+from fastconv.kernels.winograd_tile import Linear
 
 ARGUMENTS = tuple(
     "rows shift pixel weights y y_rows residual bias flag x_ahead y_ahead ow before w live channels count".split()

@@ -1,6 +1,6 @@
 """Winograd transforms of one tile as straight vector code, and a block transpose with the epilogue.
 
-The matrices come from `fastconv.algorithms.winograd` as exact fractions; here they become additions and fused
+The matrices come from `winograd_matrices` as exact fractions; here they become additions and fused
 multiply-adds on vectors of channels. Rows that belong to points p and -p share their even and odd parts, which
 halves the work.
 """
@@ -31,46 +31,7 @@ from fastconv.kernels.simd import (
     item_bytes,
     vector_type,
 )
-
-Matrix = tuple[tuple[Fraction, ...], ...]
-
-#: Points of evaluation beside infinity, by the size of a tile. 6: relative L2 error of F(4x4,3x3) at 256 channels
-#: 1.42e-6, with +-3/4 and +-3/2 1.53e-6, about twice that with +-1 and +-2. 8: the standard set. 1: an axis left alone.
-POINTS: dict[int, tuple[Fraction, ...]] = {
-    size: tuple(map(Fraction, points.split()))
-    for size, points in {1: "", 4: "0 1 -1", 6: "0 2/3 -2/3 3/2 -3/2", 8: "0 1 -1 2 -2 1/2 -1/2"}.items()
-}
-
-
-def _times_linear(polynomial: list[Fraction], root: Fraction) -> list[Fraction]:
-    """Return the coefficients of polynomial * (x - root), lowest first."""
-    shifted = [Fraction(0), *polynomial]
-    return [high - root * low for high, low in zip(shifted, [*polynomial, Fraction(0)], strict=True)]
-
-
-def transforms(m: int, taps: int) -> tuple[Matrix, Matrix, Matrix]:
-    """Return A^T (m, t), G (t, taps) and B^T (t, t) of F(m, taps), t = m + taps - 1: y = A^T ((G g) * (B^T d)).
-
-    Toom-Cook interpolation at `POINTS` and infinity, in exact fractions; A. Lavin & S. Gray, arXiv:1509.09308.
-    """
-    size = m + taps - 1
-    points = POINTS[size]
-    a_t = tuple((*(point**i for point in points), Fraction(int(i == m - 1))) for i in range(m))
-    g_rows, b_rows = [], []
-    everything = [Fraction(1)]
-    for point in points:
-        product, scale = [Fraction(1)], Fraction(1)
-        for other in points:
-            if other != point:
-                product = _times_linear(product, other)
-                scale *= point - other
-        g_rows.append(tuple(point**k / scale for k in range(taps)))
-        b_rows.append((*product, Fraction(0)))
-        everything = _times_linear(everything, point)
-    g_rows.append((*([Fraction(0)] * (taps - 1)), Fraction(1)))
-    b_rows.append(tuple(everything))
-    assert len(b_rows) == size
-    return a_t, tuple(g_rows), tuple(b_rows)
+from fastconv.kernels.winograd_matrices import Matrix, transforms
 
 
 class Linear:
