@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from fastconv.algorithms.tiles import tiles
-from fastconv.kernels.gemm_tile import brgemm, brgemm_ahead, multiply_panel
+from fastconv.kernels.gemm_tile import brgemm, brgemm_ahead, multiply_panel, multiply_turned
 from fastconv.kernels.jit import task_factory
 from fastconv.kernels.simd import words
 from fastconv.machine import Machine
@@ -49,6 +49,17 @@ def one_panel(mr: int, nv: int, lanes: int, dtype: str):  # type: ignore[no-unty
     def task(ctx: int, i: int, scratch: int) -> None:
         a, y, _, b, am, k, ahead, step = words(ctx, 8)
         multiply_panel(mr, nv, lanes, dtype, a, am, b, k, y, ahead, step)
+
+    return task
+
+
+@task_factory
+def one_turned_panel(mr: int, nv: int, lanes: int, dtype: str):  # type: ignore[no-untyped-def]
+    """Call the micro-kernel of two packed panels once, with the arguments that stand in the context."""
+
+    def task(ctx: int, i: int, scratch: int) -> None:
+        a, y, _, b, ak, k, ahead, step = words(ctx, 8)
+        multiply_turned(mr, nv, lanes, dtype, a, ak, b, k, y, ahead, step)
 
     return task
 

@@ -26,7 +26,8 @@ from scenarios_of_memory import Place
 import fastconv
 from fastconv import image
 from fastconv.machine import Machine
-from fastconv.operators import running, split_spread, spreading, strips
+from fastconv.operators import gradients as gradient_operators
+from fastconv.operators import running, split_gradient, split_spread, spreading, strips, winograd_gradient
 from fastconv.runtime import launcher, work, workspace
 
 LANES = Machine.host().lanes("float32")
@@ -193,6 +194,22 @@ def gradients() -> Iterator[Case]:
                 yield f"{o} {k} {shape} {dtype} {layout} of gradients", g, partial(by_gradient, run, x)
 
 
+def winograd_gradients() -> Iterator[Case]:
+    """Gradients by the kernels by Winograd, which takes none of so few channels on its own."""
+    mock.patch.object(gradient_operators, "winograd_way", lambda p: winograd_gradient.way(p, 4)).start()
+    mock.patch.object(split_gradient, "works", return_value=False).start()
+    for o, stride, padding in ((3, 1, 1), (LANES + 1, 2, 0), (9, 2, 1)):
+        for shape in SIZES:
+            for dtype, layout in (("float32", "NHWC"), ("float64", "NCHW"), ("float64", "NHWC")):
+                x, w_shape = images(shape, dtype, layout), (o, shape[1], 3, 3)
+                words: dict[str, Any] = {"stride": stride, "padding": padding, "layout": layout}
+                y_shape = fastconv.conv_output_shape(x.shape, w_shape, **words)
+                g = images((1, 1, 1, math.prod(y_shape)), dtype, "NCHW").reshape(y_shape)
+                run = partial(fastconv.conv2d_weight_grad, w_shape=w_shape, threads=1, **words)
+                yield f"{o} {stride} {shape} {dtype} {layout} of x", x, partial(run, grad_out=g)
+                yield f"{o} {stride} {shape} {dtype} {layout} of gradients", g, partial(by_gradient, run, x)
+
+
 def spread() -> Iterator[Case]:
     """Transposed convolution with its weights read as they stand; images and then weights guarded."""
     mock.patch.object(spreading, "work", lambda t, _: spreading._work(t)).start()
@@ -223,6 +240,7 @@ def by_gradient(run: Callable[..., Any], x: Array, g: Array, **words: Any) -> An
 
 OPERATORS: dict[str, Callable[[], Iterator[Case]]] = {
     "gradients": gradients,
+    "winograd_gradients": winograd_gradients,
     "spread": spread,
     "matrix_spread": matrix_spread,
     "transposed": transposed,

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from micro import innermost_loop, judge_assembly, largest_tiles, one_panel, one_tile, one_tile_ahead
+from micro import (
+    innermost_loop,
+    judge_assembly,
+    largest_tiles,
+    one_panel,
+    one_tile,
+    one_tile_ahead,
+    one_turned_panel,
+)
 from oracle import Array
 
 import fastconv
@@ -197,6 +205,23 @@ def test_packed_panel(tile: tuple[int, int], dtype: str, k: int) -> None:
         run(work, a.ctypes.data, y.ctypes.data, 0, 1)
         np.testing.assert_array_equal(y[: mr * width].reshape(mr, width), a[:, :k] @ b)
         assert (y[mr * width :] == FILL).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("tile", TILES, ids=str)
+@pytest.mark.parametrize("k", [1, 5])
+def test_turned_panel(tile: tuple[int, int], dtype: str, k: int) -> None:
+    mr, nv = tile
+    lanes, gap = HOST.lanes(dtype), 3
+    width = nv * lanes
+    rng = np.random.default_rng([mr, nv, k])
+    a, b = (rng.integers(-4, 5, shape).astype(dtype) for shape in ((k, mr + gap), (k, width)))
+    y = np.full(mr * width + gap, FILL, dtype)
+    numbers = [b.ctypes.data, a.shape[1] * a.itemsize, k, 0, 4096]
+    work = Work(one_turned_panel(mr, nv, lanes, dtype), np.array([0, 0, 0, *numbers]), 1, 0, 0.0)
+    run(work, a.ctypes.data, y.ctypes.data, 0, 1)
+    np.testing.assert_array_equal(y[: mr * width].reshape(mr, width), a[:, :mr].T @ b)
+    assert (y[mr * width :] == FILL).all()
 
 
 def test_row_anchors_reach_every_row() -> None:

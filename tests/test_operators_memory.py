@@ -26,6 +26,7 @@ HERE = Path(__file__).resolve().parent
         "sweeps",
         "transposed",
         "gradients",
+        "winograd_gradients",
         "spread",
         "matrix_spread",
     ],

@@ -365,25 +365,26 @@ def brgemm_once(
     )
 
 
-def _emit_panel_tile(module: Any, tile: _Tile) -> Any:
-    """Return the micro-kernel that does nothing but multiply, emitting it at first use."""
-    name = f"panel_{tile.name}"
+def _emit_panel_tile(module: Any, tile: _Tile, step: str) -> Any:
+    """Return the micro-kernel that does nothing but multiply, emitting it at first use.
+
+    `step` is the stride of A that is an argument, "am" or "ak"; along the other axis its elements are side by side.
+    """
+    name = f"panel_{step}_{tile.name}"
     found = module.globals.get(name)
     if found is not None:
         return found
-    names = "a am b k y ahead ahead_step".split()
+    names = f"a {step} b k y ahead ahead_step".split()
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * len(names)), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
     vector_bytes = tile.lanes * tile.size
     row = tile.nv * vector_bytes
-    arg = dict(zip(names, function.args, strict=True)) | {
-        "ak": i64(tile.size),
-        "bk": i64(row),
-        "row": i64(row),
-    }
+    strides = {"am": i64(tile.size), "ak": i64(tile.size), "bk": i64(row), "row": i64(row)}
+    arg = strides | dict(zip(names, function.args, strict=True))
     b = ir.IRBuilder(function.append_basic_block("entry"))
-    _emit_output_prefetch(b, tile, arg)
+    if step == "am":
+        _emit_output_prefetch(b, tile, arg)
     sums = _emit_steps(b, tile, arg, arg["a"], arg["b"], [ir.Constant(tile.vector, None)] * len(tile.cells))
     for i, value in enumerate(sums):
         emit_store(b, value, b.add(arg["y"], i64(vector_bytes * i)), tile.size)
@@ -410,4 +411,19 @@ def multiply_panel(
     Touches  writes all of y; brings the lines at ``ahead + kk*ahead_step`` into L2, a hint that never faults
     """
     values = (tile_rows, tile_vectors, lanes, dtype)
-    return emitted(lambda builder, *sizes: _emit_panel_tile(builder.module, _panel(*sizes)), values, 7)
+    return emitted(lambda builder, *sizes: _emit_panel_tile(builder.module, _panel(*sizes), "am"), values, 7)
+
+
+@intrinsic(prefer_literal=True)
+def multiply_turned(
+    context: Any, tile_rows: Any, tile_vectors: Any, lanes: Any, dtype: Any,
+    a: Any, ak: Any, b: Any, k: Any, y: Any, ahead: Any, ahead_step: Any,
+) -> Any:  # fmt: skip
+    """Compute one register tile of A^T times a packed panel of B, and ask for memory that is needed later.
+
+    Shapes   A^T (k, MR): element (kk, m) at ``a + kk*ak + m*size``; B (k, NR) and y (MR, NR) without gaps
+    Assumes  k >= 1
+    Touches  writes all of y; brings the lines at ``ahead + kk*ahead_step`` into L2, a hint that never faults
+    """
+    values = (tile_rows, tile_vectors, lanes, dtype)
+    return emitted(lambda builder, *sizes: _emit_panel_tile(builder.module, _panel(*sizes), "ak"), values, 7)

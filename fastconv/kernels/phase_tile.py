@@ -47,7 +47,7 @@ def axis_matrix(kind: str, m: int, taps: int, stride: int, pad: int) -> Matrix:
 def _emit_phases(builder: Any, kind: str, *constants: Any) -> Any:
     *axes, dtype, lanes = constants
     name = f"phases_{kind}_{'_'.join(map(str, constants))}"
-    function, done = internal_function(builder, name, 7)
+    function, done = internal_function(builder, name, 8)
     if done:
         return function
     source, places, target, targets, source_step, target_step, count, flag = function.args
@@ -109,4 +109,4 @@ def transform_phases(
     """
     words = (kind, mh, kh, sh, top, mw, kw, sw, left, dtype, lanes)
 
-    return emitted(_emit_phases, words, 7)
+    return emitted(_emit_phases, words, 8)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from fastconv.arguments import PaddingArgument, Step
 from fastconv.machine import Machine
 from fastconv.operators import split_gradient
-from fastconv.operators.gradients import convolution, transposed_words, weight_gradient
+from fastconv.operators.gradients import convolution, transposed_words, weight_gradient, winograd_way
 from fastconv.operators.plans import OperatorExplanation, OperatorPlan, Stage
 from fastconv.operators.transposed import explain_conv_transpose2d, floats, plan_conv_transpose2d
 from fastconv.planning import routes
@@ -159,7 +159,7 @@ def explain_conv2d_weight_grad(
     Examples
     --------
     >>> import fastconv
-    >>> report = fastconv.explain_conv2d_weight_grad((1, 64, 56, 56), (64, 64, 3, 3), padding=1)
+    >>> report = fastconv.explain_conv2d_weight_grad((1, 64, 56, 56), (64, 64, 3, 3), padding=1, accuracy="strict")
     >>> report.route
     'products of matrices, one for each of 9 taps, whose long side are 3136 pixels'
     """
@@ -167,11 +167,15 @@ def explain_conv2d_weight_grad(
     p = convolution(sizes, w_sizes, kind, stride, padding, dilation, groups, layout, accuracy)
     pixels = p.n * p.oh * p.ow
     route = f"products of matrices, one for each of {p.taps} taps, whose long side are {pixels} pixels"
-    work, how = weight_gradient(p), "gradients times images"
+    seconds, how = weight_gradient(p).seconds, "gradients times images"
     if split_gradient.works(p, Machine.host()):
-        work = split_gradient.work(p, 1)
+        seconds = split_gradient.work(p, 1).seconds
         how += f" on the matrix unit, {split_gradient.PRODUCTS_OF[p.accuracy]} products of parts for each"
-    stages = (Stage(how, work.seconds),) if p.n else ()
+    elif way := winograd_way(p):
+        seconds, (high, wide) = way.seconds, (way.m * step for step in p.stride)
+        route = f"Winograd: products of matrices, one for each of {way.points} points of tiles of {high}x{wide} pixels"
+        how = "points of gradients times points of images"
+    stages = (Stage(how, seconds),) if p.n else ()
     return OperatorExplanation("conv2d_weight_grad", (sizes, p.w_shape), p.dtype, route, stages)
 
 

@@ -13,7 +13,7 @@ from fastconv.algorithms import tiles
 from fastconv.algorithms.geometry import aligned_up
 from fastconv.arguments import PaddingArgument, Step
 from fastconv.machine import Machine
-from fastconv.operators import gradient_kernels, running, split_gradient
+from fastconv.operators import gradient_kernels, running, split_gradient, winograd_gradient
 from fastconv.operators.running import Result
 from fastconv.operators.transposed import check_float, check_same_dtype, conv_transpose2d, floats
 from fastconv.planning import routes
@@ -136,7 +136,10 @@ def conv2d_weight_grad(
     y = running.written_to(target, result)
     if problem.n:
         images, given = arrays.ready(source, dtype), arrays.ready(gradient, dtype)
-        if not _on_matrix_unit(problem, images, given, y, workers):
+        if not (
+            _on_matrix_unit(problem, images, given, y, workers)
+            or _by_winograd(problem, images, given, y, workers)
+        ):
             work = weight_gradient(problem)
             runtime.run(work, arrays.address(images), arrays.address(y), arrays.address(given), workers)
     else:
@@ -155,8 +158,25 @@ def _on_matrix_unit(p: Problem, images: Array, given: Array, y: Array, workers: 
     return not words[1]
 
 
+def _by_winograd(p: Problem, images: Array, given: Array, y: Array, workers: int) -> bool:
+    """Compute y by Winograd; return False when products of each tap are faster, or a value was not finite."""
+    way = winograd_way(p)
+    return way is not None and winograd_gradient.run(way, images, given, y, workers)
+
+
+@lru_cache(maxsize=256)
+def winograd_way(p: Problem) -> winograd_gradient.Way | None:
+    """Return how Winograd computes the gradient by kernels; None where products for each tap are faster."""
+    if not winograd_gradient.works(p):
+        return None
+    way = winograd_gradient.best(p)
+    return way if way.seconds < weight_gradient(p).seconds else None
+
+
 #: Bytes of an image that are packed at a time, as a share of L2; of the sums of all taps and outputs of a task.
 BAND_SHARE, SUMS_SHARE = 4, 4
+#: Cycles in which a block of sums, a vector of channels by one of taps, is turned and stored.
+TURN_CYCLES = 35.0
 
 
 @lru_cache(maxsize=256)
@@ -188,6 +208,7 @@ def weight_gradient(p: Problem) -> Work:
     cycles = (
         tiles.tiled_cycles(tile, machine, p.o_per_group, p.c_per_group, pixels, lanes) * p.taps * p.groups
     )
+    cycles += TURN_CYCLES * p.o * -(-p.c_per_group // lanes) * -(-p.taps // lanes)
     return running.work(
         gradient_kernels.weight_gradient(tile.mr, tile.nv, lanes, p.dtype, int(nhwc)),
         [steps, _inside(p.kh, dh, top, sh, p.h, p.oh), _inside(p.kw, dw, left, sw, p.w, p.ow)],
