@@ -58,8 +58,8 @@ def one_turned_panel(mr: int, nv: int, lanes: int, dtype: str):  # type: ignore[
     """Call the micro-kernel of two packed panels once, with the arguments that stand in the context."""
 
     def task(ctx: int, i: int, scratch: int) -> None:
-        a, y, _, b, ak, k, ahead, step = words(ctx, 8)
-        multiply_turned(mr, nv, lanes, dtype, a, ak, b, k, y, ahead, step)
+        a, y, _, b, ak, k, mode, ahead, step = words(ctx, 9)
+        multiply_turned(mr, nv, lanes, dtype, a, ak, b, k, y, mode, ahead, step)
 
     return task
 

@@ -217,11 +217,13 @@ def test_turned_panel(tile: tuple[int, int], dtype: str, k: int) -> None:
     rng = np.random.default_rng([mr, nv, k])
     a, b = (rng.integers(-4, 5, shape).astype(dtype) for shape in ((k, mr + gap), (k, width)))
     y = np.full(mr * width + gap, FILL, dtype)
-    numbers = [b.ctypes.data, a.shape[1] * a.itemsize, k, 0, 4096]
-    work = Work(one_turned_panel(mr, nv, lanes, dtype), np.array([0, 0, 0, *numbers]), 1, 0, 0.0)
-    run(work, a.ctypes.data, y.ctypes.data, 0, 1)
-    np.testing.assert_array_equal(y[: mr * width].reshape(mr, width), a[:, :mr].T @ b)
-    assert (y[mr * width :] == FILL).all()
+    expected = a[:, :mr].T @ b
+    for mode, times in ((0, 1), (RESUME, 2)):
+        numbers = [b.ctypes.data, a.shape[1] * a.itemsize, k, mode, 0, 4096]
+        work = Work(one_turned_panel(mr, nv, lanes, dtype), np.array([0, 0, 0, *numbers]), 1, 0, 0.0)
+        run(work, a.ctypes.data, y.ctypes.data, 0, 1)
+        np.testing.assert_array_equal(y[: mr * width].reshape(mr, width), times * expected)
+        assert (y[mr * width :] == FILL).all()
 
 
 def test_row_anchors_reach_every_row() -> None:

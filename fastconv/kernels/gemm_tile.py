@@ -365,27 +365,31 @@ def brgemm_once(
     )
 
 
-def _emit_panel_tile(module: Any, tile: _Tile, step: str) -> Any:
+def _emit_panel_tile(module: Any, tile: _Tile, names: str) -> Any:
     """Return the micro-kernel that does nothing but multiply, emitting it at first use.
 
-    `step` is the stride of A that is an argument, "am" or "ak"; along the other axis its elements are side by side.
+    Among the `names` of its arguments is the stride of A along one axis, "am" or "ak"; along the other its elements are
+    side by side. Where "mode" is one, it may start from the sums that are there.
     """
-    name = f"panel_{step}_{tile.name}"
+    arguments = names.split()
+    name = f"panel_{'_'.join(arguments)}_{tile.name}"
     found = module.globals.get(name)
     if found is not None:
         return found
-    names = f"a {step} b k y ahead ahead_step".split()
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * len(names)), name)
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * len(arguments)), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
     vector_bytes = tile.lanes * tile.size
     row = tile.nv * vector_bytes
     strides = {"am": i64(tile.size), "ak": i64(tile.size), "bk": i64(row), "row": i64(row)}
-    arg = strides | dict(zip(names, function.args, strict=True))
+    arg = strides | dict(zip(arguments, function.args, strict=True))
     b = ir.IRBuilder(function.append_basic_block("entry"))
-    if step == "am":
+    if "mode" in arguments:
+        start = _emit_start(b, tile, arg | {"acc": arg["y"]})
+    else:
         _emit_output_prefetch(b, tile, arg)
-    sums = _emit_steps(b, tile, arg, arg["a"], arg["b"], [ir.Constant(tile.vector, None)] * len(tile.cells))
+        start = [ir.Constant(tile.vector, None)] * len(tile.cells)
+    sums = _emit_steps(b, tile, arg, arg["a"], arg["b"], start)
     for i, value in enumerate(sums):
         emit_store(b, value, b.add(arg["y"], i64(vector_bytes * i)), tile.size)
     b.ret_void()
@@ -410,20 +414,20 @@ def multiply_panel(
     Assumes  k >= 1
     Touches  writes all of y; brings the lines at ``ahead + kk*ahead_step`` into L2, a hint that never faults
     """
-    values = (tile_rows, tile_vectors, lanes, dtype)
-    return emitted(lambda builder, *sizes: _emit_panel_tile(builder.module, _panel(*sizes), "am"), values, 7)
+    values, names = (tile_rows, tile_vectors, lanes, dtype), "a am b k y ahead ahead_step"
+    return emitted(lambda builder, *sizes: _emit_panel_tile(builder.module, _panel(*sizes), names), values, 7)
 
 
 @intrinsic(prefer_literal=True)
 def multiply_turned(
     context: Any, tile_rows: Any, tile_vectors: Any, lanes: Any, dtype: Any,
-    a: Any, ak: Any, b: Any, k: Any, y: Any, ahead: Any, ahead_step: Any,
+    a: Any, ak: Any, b: Any, k: Any, y: Any, mode: Any, ahead: Any, ahead_step: Any,
 ) -> Any:  # fmt: skip
     """Compute one register tile of A^T times a packed panel of B, and ask for memory that is needed later.
 
     Shapes   A^T (k, MR): element (kk, m) at ``a + kk*ak + m*size``; B (k, NR) and y (MR, NR) without gaps
-    Assumes  k >= 1
+    Assumes  k >= 1; y holds partial sums where `mode` is RESUME, which are added to, and anything where it is 0
     Touches  writes all of y; brings the lines at ``ahead + kk*ahead_step`` into L2, a hint that never faults
     """
-    values = (tile_rows, tile_vectors, lanes, dtype)
-    return emitted(lambda builder, *sizes: _emit_panel_tile(builder.module, _panel(*sizes), "ak"), values, 7)
+    values, names = (tile_rows, tile_vectors, lanes, dtype), "a ak b k y mode ahead ahead_step"
+    return emitted(lambda builder, *sizes: _emit_panel_tile(builder.module, _panel(*sizes), names), values, 8)

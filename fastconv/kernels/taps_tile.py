@@ -14,6 +14,7 @@ from fastconv.kernels.simd import (
     emit_lane_mask,
     emit_load,
     emit_masked_store,
+    emit_prefetch,
     emit_store,
     emitted,
     enter_loop,
@@ -42,6 +43,10 @@ def _emit_taps(builder: Any, *constants: Any) -> Any:
     b = ir.IRBuilder(function.append_basic_block("entry"))
     loop, end = function.append_basic_block("loop"), function.append_basic_block("end")
     left, here, there, bad = enter_loop(b, loop, [count, source, target, zero])
+    # The lines of the next vector come from L2 while this one is computed.
+    ahead = b.add(there, i64(lanes * taps * size))
+    for line in range(0, lanes * taps * size, 64):
+        emit_prefetch(b, b.add(ahead, i64(line)), write=True)
     linear = Linear(b, dtype, lanes)
     columns = []
     for j in range(wide):

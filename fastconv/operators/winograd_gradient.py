@@ -31,12 +31,13 @@ from fastconv.problem import Problem
 from fastconv.runtime import Work, workspace
 
 #: Kernels it takes, and outputs of each phase of the stride along a tile's side.
-KERNEL, SIDES = (3, 3), (2, 4)
+KERNEL, SIDES = (3, 3), (2, 3, 4)
 #: Most bytes of points, and tiles, at a time: beyond them sums of some rows of tiles are added to those before. Errors
 #: grow with the root of the tiles that are summed in one go (float32: 2.7e-6 at 1024 tiles, 5.0e-6 at 3300).
 PANEL_BYTES, MOST_TILES = 32 << 20, 1024
-#: Register tiles of a task, both ways: both panels of a point are read twice from L1, and the sums stay near it.
-TILES_EACH = 2
+#: Rows of gradients and vectors of images that a task multiplies, and rows of panels at a time: these stay in L1 for
+#: all of its register tiles (64 channels at 56x56: 0.99 -> 0.75 ms), and its sums in L2.
+ROWS_EACH, VECTORS_EACH, DEPTH = 32, 8, 64
 #: Cycles for each vector of pixels and of points of a transform, for each byte of points that leaves L2; around one
 #: register tile; for each vector of sums, and of results to be turned and stored.
 PIXEL, POINT, FAR_BYTE, AROUND, SUM, TURN = 12.0, 9.0, 0.13, 45.0, 2.5, 45.0
@@ -167,9 +168,9 @@ def way(p: Problem, m: int) -> Way:
     """Return what is run for a layer with `m` outputs of each phase along the sides of a tile."""
     (top, _, left, _), (sh, sw) = p.padding, p.stride
     down, across = _Axis(m, p.kh, sh, top, p.h), _Axis(m, p.kw, sw, left, p.w)
-    lanes, tile = Machine.host().lanes(p.dtype), _tile(Machine.host())
+    lanes, tile = Machine.host().lanes(p.dtype), _tile(p, Machine.host())
     images = _Side("gradients", p.c_per_group, p.h, p.w, tile.nv)
-    gradients = _Side("inputs", p.o_per_group, p.oh, p.ow, -(-tile.mr // lanes))
+    gradients = _Side("inputs", p.o_per_group, p.oh, p.ow, math.lcm(tile.mr, lanes) // lanes)
     channels = sum(aligned_up(side.channels, side.vectors * lanes) for side in (images, gradients))
     points = len(down.shared) * len(across.shared) * across.count
     row_bytes = points * channels * p.groups * np.dtype(p.dtype).itemsize
@@ -260,30 +261,41 @@ def _products(
 ) -> Work:
     """Return the work that multiplies the panels and transforms the sums to kernels."""
     machine, size = Machine.host(), np.dtype(p.dtype).itemsize
-    lanes, tile = machine.lanes(p.dtype), _tile(machine)
+    lanes, tile = machine.lanes(p.dtype), _tile(p, machine)
     g_bytes, x_bytes = (side.vectors * lanes * size for side in (gradients, images))
     table = np.stack([rows.starts * g_bytes, rows.starts * x_bytes, rows.lengths], axis=1)
     points = len(table)
     vectors = tile.mr * tile.nv
     o_tiles, c_blocks = -(-p.o_per_group // tile.mr), _blocks(images, lanes)
-    o_each, c_each = min(TILES_EACH, o_tiles), min(TILES_EACH, c_blocks)
+    o_each, c_each = min(ROWS_EACH // tile.mr, o_tiles), min(VECTORS_EACH // tile.nv, c_blocks)
     o_splits, c_splits = -(-o_tiles // o_each), -(-c_blocks // c_each)
     step = tiles.step_cycles(tile, machine, 1)
     cycles = int(rows.lengths.sum()) * step + points * AROUND + vectors * (points * SUM + TURN)
-    # Tasks one after the other have the same images, and all of the gradients pass by for each pair of blocks.
+    # Tasks one after the other have the same images. Where those leave L2, they are asked for ahead, and not the lines
+    # of the result.
+    g_block, x_block = (_block_bytes(p, side, rows, lanes) for side in (gradients, images))
+    streamed = x_block * c_each + g_block * o_each * tile.mr * size // g_bytes > machine.l2_bytes
     g_panel, x_panel = (p.groups * _panel(p, side, rows, lanes) for side in (gradients, images))
     spilled = max(1 - 0.75 * machine.l2_bytes / (g_panel + x_panel), 0.0)
     far = spilled * (g_panel * c_splits + x_panel) * FAR_BYTE
     return running.work(
         kernels_of_points(*down.words, *across.words, tile.mr, tile.nv, lanes, p.dtype),
-        [table, images_at, *(_block_bytes(p, side, rows, lanes) for side in (gradients, images)), g_bytes // size],
-        [o_tiles, o_each, o_splits, c_blocks, c_each, c_splits, p.o_per_group, p.c_per_group],
+        [table, images_at, g_block, x_block, g_bytes // size, o_tiles, o_each, o_splits, c_blocks, c_each, c_splits],
+        [p.o_per_group, p.c_per_group, DEPTH, streamed],
         tasks=p.groups * o_splits * c_splits, scratch=o_each * c_each * points * (vectors * lanes * size + 64),
         cycles=cycles * o_tiles * c_blocks * p.groups + far,
     )  # fmt: skip
 
 
-def _tile(machine: Machine) -> tiles.Tile:
-    """Return the register tile: its rows divide the vectors of gradients, or the other way round."""
-    fitting = [tile for tile in tiles.tiles(machine) if tile.nv <= 3 and tile.mr in (1, 2, 4, 8)]
-    return max(fitting, key=lambda tile: math.prod(tile))
+def _tile(p: Problem, machine: Machine) -> tiles.Tile:
+    """Return the register tile: of two that multiply equally fast the one that fits the input channels.
+
+    Its rows divide a vector of gradients, or the other way round.
+    """
+    lanes = machine.lanes(p.dtype)
+
+    def cycles(tile: tiles.Tile) -> float:
+        blocks = -(-p.c_per_group // (tile.nv * lanes))
+        return blocks * (tiles.step_cycles(tile, machine, 1) + 1.0) / tile.mr
+
+    return min((tile for tile in tiles.tiles(machine) if tile.nv in (2, 3) and tile.mr in (4, 8)), key=cycles)

@@ -124,7 +124,7 @@ def kernels_of_points(
 
     def task(ctx: int, i: int, scratch: int) -> None:
         panels, y, given, points, images_at, g_block, x_block, o_width, o_tiles, o_each = words(ctx, 10)
-        o_splits, c_blocks, c_each, c_splits, per_group, c_per_group = words(ctx + 80, 6)
+        o_splits, c_blocks, c_each, c_splits, per_group, c_per_group, depth, streamed = words(ctx + 80, 8)
         o_split, rest = i % o_splits, i // o_splits
         c_split, group = rest % c_splits, rest // c_splits
         o_from, o_to = o_split * o_each, min((o_split + 1) * o_each, o_tiles)
@@ -138,22 +138,33 @@ def kernels_of_points(
         for u in range(kernel_points):
             g_rows, x_rows = load("int64", points + 24 * u), load("int64", points + 24 * u + 8)
             k = load("int64", points + 24 * u + 16)
-            for c_block in range(c_from, c_to):
-                for tile in range(o_from, o_to):
-                    number = (c_block - c_from) * (o_to - o_from) + tile - o_from
-                    sums = scratch + (number * kernel_points + u) * cell
-                    if k == 0:
-                        zero_bytes(sums, cell)
-                        continue
-                    o = tile * mr
-                    a = gradients + o // o_width * g_block + g_rows + o % o_width * size
-                    # Each point asks for its share of the lines that are written in the end.
-                    line = (group * per_group + o + u % mr) * y_row + c_block * width * taps * size
-                    line += u // mr * share
-                    multiply_turned(
-                        mr, nv, lanes, dtype, a, o_width * size, images + c_block * x_block + x_rows, k, sums,
-                        y + line, min(share // k, 64),
-                    )  # fmt: skip
+            # Rows of both panels that stay in L1 for all tiles of the task.
+            some = (k + (k + depth - 1) // depth - 1) // max((k + depth - 1) // depth, 1)
+            for row in range(0, max(k, 1), max(some, 1)):
+                for c_block in range(c_from, c_to):
+                    b = images + c_block * x_block + x_rows + row * width * size
+                    for tile in range(o_from, o_to):
+                        number = (c_block - c_from) * (o_to - o_from) + tile - o_from
+                        sums = scratch + (number * kernel_points + u) * cell
+                        if k == 0:
+                            zero_bytes(sums, cell)
+                            continue
+                        o = tile * mr
+                        a = gradients + o // o_width * g_block + g_rows + (row * o_width + o % o_width) * size
+                        if streamed != 0:
+                            # Each tile asks for one vector of every row of images that comes next.
+                            ahead, step = b + (some * width + (tile - o_from) * lanes) * size, width * size
+                        else:
+                            # Each point asks for its share of the lines that are written in the end.
+                            step = min(share // k, 64)
+                            ahead = (
+                                y + (group * per_group + o + u % mr) * y_row + c_block * width * taps * size
+                            )
+                            ahead += u // mr * share + row * step
+                        multiply_turned(
+                            mr, nv, lanes, dtype, a, o_width * size, b, min(some, k - row), sums,
+                            1 if row > 0 else 0, ahead, step,
+                        )  # fmt: skip
         for c_block in range(c_from, c_to):
             for tile in range(o_from, o_to):
                 number = (c_block - c_from) * (o_to - o_from) + tile - o_from
