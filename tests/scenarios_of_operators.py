@@ -27,7 +27,16 @@ import fastconv
 from fastconv import image
 from fastconv.machine import Machine
 from fastconv.operators import gradients as gradient_operators
-from fastconv.operators import running, split_gradient, split_spread, spreading, strips, winograd_gradient
+from fastconv.operators import (
+    running,
+    split_gradient,
+    split_spread,
+    spreading,
+    strips,
+    winograd_gradient,
+    winograd_spread,
+)
+from fastconv.operators import transposed as transposing
 from fastconv.runtime import launcher, work, workspace
 
 LANES = Machine.host().lanes("float32")
@@ -234,6 +243,18 @@ def matrix_spread() -> Iterator[Case]:
                 yield f"{o} {k} {stride} {shape} {layout} of w", w, partial(swapped, run, x)
 
 
+def winograd_weights() -> Iterator[Case]:
+    """The same by Winograd's transforms, with weights that are transformed where they lie."""
+    mock.patch.object(transposing, "_by_winograd", winograd_spread.suits).start()
+    for o, stride in ((1, 2), (LANES + 1, 1), (3, 1), (LANES // 2, 2)):
+        for shape in ((1, LANES - 1, 9, 7), (2, 3, 4, 5), (3, LANES, 1, 2)):
+            for layout in ("NHWC", "NCHW"):
+                x, w = images(shape, "float64", layout), images((shape[1], o, 3, 3), "float64", "NCHW")
+                run = partial(fastconv.conv_transpose2d, stride=stride, padding=1, layout=layout, threads=1)
+                yield f"{o} {stride} {shape} {layout} of x", x, partial(run, w=w)
+                yield f"{o} {stride} {shape} {layout} of w", w, partial(swapped, run, x)
+
+
 def by_gradient(run: Callable[..., Any], x: Array, g: Array, **words: Any) -> Any:
     return run(x, grad_out=g, **words)
 
@@ -243,6 +264,7 @@ OPERATORS: dict[str, Callable[[], Iterator[Case]]] = {
     "winograd_gradients": winograd_gradients,
     "spread": spread,
     "matrix_spread": matrix_spread,
+    "winograd_weights": winograd_weights,
     "transposed": transposed,
     "separable": separable,
     "pooling": pooling,

@@ -27,6 +27,7 @@ TESTS = (
     "test_sweep.py::test_sums_stay_in_full_registers",
     "test_separable_layers.py::test_biases_and_activations",
     "test_transposed.py::test_words_of_convolution",
+    "test_winograd_spread.py::test_errors_keep_the_bound",
     "test_local.py::test_ways_to_give_and_take_arrays",
     "test_winograd_gradient.py::test_errors_keep_their_bound[2-groups-NHWC-float32]",
     "test_winograd_gradient.py::test_errors_keep_their_bound[4-stride 2, odd-NHWC-float64]",

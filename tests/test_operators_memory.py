@@ -29,6 +29,7 @@ HERE = Path(__file__).resolve().parent
         "winograd_gradients",
         "spread",
         "matrix_spread",
+        "winograd_weights",
     ],
 )
 def test_no_page_beside_the_arrays_is_touched(name: str) -> None:

@@ -27,19 +27,28 @@ from fastconv.kernels.winograd_matrices import Matrix, phase_matrices
 from fastconv.kernels.winograd_tile import Linear
 
 #: What is transformed: of each name the matrix of an axis, and whether the results are final ones.
-KINDS = ("inputs", "gradients", "kernels", "outputs", "kernel_gradients")
+KINDS = ("inputs", "gradients", "kernels", "outputs", "kernel_gradients", "scaled_inputs", "bare_kernels")
 FINAL = ("outputs", "kernel_gradients")
 
 
 def axis_matrix(kind: str, m: int, taps: int, stride: int, pad: int) -> Matrix:
     """Return the matrix of one axis that transforms what `kind` says."""
     matrices = phase_matrices(m, taps, stride, pad)
+    # The last tap that counts meets the first power of a point: its factor is what all have in common.
+    scales = [next(value for value in reversed(row) if value) for row in matrices.kernels]
     found: dict[str, Matrix] = {
         "inputs": matrices.inputs,
         "gradients": tuple(zip(*matrices.outputs, strict=True)),
         "kernels": matrices.kernels,
         "outputs": matrices.outputs,
         "kernel_gradients": tuple(zip(*matrices.kernels, strict=True)),
+        "scaled_inputs": tuple(
+            tuple(scales[u] * value for value in row)
+            for u, row in zip(matrices.shared, matrices.inputs, strict=True)
+        ),
+        "bare_kernels": tuple(
+            tuple(value / scale for value in row) for scale, row in zip(scales, matrices.kernels, strict=True)
+        ),
     }
     return found[kind]
 

@@ -74,7 +74,13 @@ class Linear:
             if not twins:
                 results[i] = self._combine(even + odd)
                 continue
-            (twin, sign), e, o = twins[0], self._combine(even), self._combine(odd)
+            (twin, sign), e = twins[0], self._combine(even)
+            if len(odd) == 1 and sign == 1 and abs(odd[0][0]) != 1:
+                ((factor, vector),) = odd
+                for place, signed in ((i, factor), (twin, -factor)):
+                    results[place] = emit_fma(self.b, self.dtype, vector, self._number(signed), e)
+                continue
+            o = self._combine(odd)
             results[i] = self.b.fadd(e, o)
             results[twin] = self.b.fsub(e, o) if sign == 1 else self.b.fsub(o, e)
         return results

@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from fastconv import arrays, runtime
 from fastconv.kernels.jit import Kernel
+from fastconv.machine import Machine
 from fastconv.operators import phase_kernels, running, strips
-from fastconv.planning import routes
+from fastconv.planning import planner, routes
 from fastconv.planning.plan import Plan
 from fastconv.problem import Pair, Problem
 from fastconv.runtime import Work, workspace
@@ -279,6 +280,18 @@ def run(t: Transposed, x: Array, w: Array, bias: Array | None, y: Array, threads
         runtime.run(work, source, target, 0, threads)
 
     _run(t, started, lambda: idle_value(t, bias), x, y, threads)
+
+
+def seconds(t: Transposed) -> float:
+    """Return the estimated time of a call on one thread, which packs the weights too; nothing that was tuned counts."""
+    machine, total = Machine.host(), 0.0
+    for part in parts(t, 1):
+        if part is not None:
+            choice = planner.choose(part.problem, machine, planner.AUTO, packing=True)
+            total += choice.algorithm.cost(part.problem, machine, choice.config)
+            total += choice.algorithm.packing_cost(part.problem, choice.config)
+            total += part.place.seconds if part.place is not None else 0.0
+    return total
 
 
 def plan(t: Transposed, w: Array, bias: Array | None, threads: int, rigor: str) -> list[Plan]:

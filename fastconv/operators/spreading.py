@@ -38,6 +38,11 @@ def work(t: Transposed, w: Array) -> Work | None:
     return _work(t) if suits(t) and w.flags.c_contiguous else None
 
 
+def seconds(t: Transposed) -> float:
+    """Return the estimated time of a call on one thread."""
+    return _work(t).seconds
+
+
 def _tile(machine: Machine, pixels: int) -> tiles.Tile:
     """Return the widest of the register tiles that leaves the fewest rows over."""
     fitting = [tile for tile in tiles.tiles(machine) if tile in TILES]

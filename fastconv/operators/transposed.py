@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -10,7 +11,8 @@ import numpy.typing as npt
 
 from fastconv import arguments, arrays, runtime
 from fastconv.arguments import PaddingArgument, Step
-from fastconv.operators import phases, running, split_spread, spreading
+from fastconv.machine import Machine
+from fastconv.operators import phases, running, split_spread, spreading, winograd_spread
 from fastconv.operators.phases import Transposed
 from fastconv.operators.plans import OperatorExplanation, OperatorPlan, Stage, convolution_stages
 from fastconv.operators.running import Result
@@ -113,11 +115,22 @@ def _run(t: Transposed, x: Array, w: Array, bias: Array | None, y: Array, thread
     """Compute into y in the way that suits a call with these weights, which packs them at most once."""
     if split_spread.run(t, x, w, y, threads):
         return
+    if w.flags.c_contiguous and _by_winograd(t) and winograd_spread.run(t, x, w, y, threads):
+        return
     spread = spreading.work(t, w)
     if spread is None:
         phases.run(t, x, w, bias, y, threads)
     else:
         runtime.run(spread, arrays.address(x), arrays.address(y), arrays.address(w), threads)
+
+
+@lru_cache(maxsize=256)
+def _by_winograd(t: Transposed) -> bool:
+    """Return whether weights beyond L2 are estimated to be quickest transformed as they are read, on one thread."""
+    if not winograd_spread.suits(t) or t.w_bytes < Machine.host().l2_bytes:
+        return False
+    others = [phases.seconds(t), *([spreading.seconds(t)] if spreading.suits(t) else [])]
+    return winograd_spread.seconds(t) < min(others)
 
 
 def plan_conv_transpose2d(
@@ -275,7 +288,12 @@ def explained(
         if part.place is not None:
             stages.append(Stage("outputs put in their places", part.place.seconds))
     route = phases.route(t, threads)
-    if (split_spread.suits(t) or spreading.suits(t)) and weight_layout == "IOHW":
+    if weight_layout == "IOHW" and not split_spread.suits(t) and _by_winograd(t):
+        route += (
+            "; a call without a plan transforms contiguous weights as it reads them, by Winograd's minimal filtering "
+            f"for tiles of {winograd_spread.SIDE}x{winograd_spread.SIDE} outputs of each phase"
+        )
+    elif weight_layout == "IOHW" and (split_spread.suits(t) or spreading.suits(t)):
         route += (
             f"; a call without a plan reads contiguous weights as they stand, since {t.n * t.h * t.w} pixels take less "
             f"time than packing {t.w_bytes} bytes of weights"
