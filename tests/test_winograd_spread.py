@@ -24,6 +24,7 @@ LAYERS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "four tiles": ((1, 24, 8, 8), (24, 16, 3, 3), {"padding": 1}),
     "beside four tiles": ((1, 17, 7, 7), (17, 9, 3, 3), {"padding": 1}),
     "five tiles": ((1, 15, 3, 19), (15, 7, 3, 3), {"padding": 1}),
+    "eleven tiles": ((1, 9, 4, 41), (9, 8, 3, 3), {"padding": 1}),
     "padding 2": ((1, 8, 9, 6), (8, 25, 3, 3), {"padding": 2}),
     "uneven padding": ((1, 9, 6, 7), (9, 8, 3, 3), {"padding": ((0, 2), (1, 0))}),
     "stride 2, a tile": ((1, 8, 4, 4), (8, 8, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1}),
@@ -158,8 +159,9 @@ def test_scales_of_kernels_are_those_of_inputs(stride: int, pad: int) -> None:
 
 @pytest.mark.parametrize("most", [8, 24])
 @pytest.mark.parametrize("down", [(1, 1, 1, 1, 1, 1), (1, 1, 1, 1, 1, 4)])
-def test_groups_hold_all_rows_in_order(down: tuple[int, ...], most: int) -> None:
-    found = groups(down, down, 4, most)
+@pytest.mark.parametrize("tiles", winograd_spread.TILES)
+def test_groups_hold_all_rows_in_order(tiles: int, down: tuple[int, ...], most: int) -> None:
+    found = groups(down, down, tiles, most)
     assert all(group.total <= most for group in found)
     assert [group.first for group in found] == [sum(g.total for g in found[:n]) for n in range(len(found))]
     held: dict[tuple[int, int], int] = {}
@@ -167,7 +169,7 @@ def test_groups_hold_all_rows_in_order(down: tuple[int, ...], most: int) -> None
         for column, rows in group.columns:
             held[group.row, column] = held.get((group.row, column), 0) + rows
     assert list(held) == sorted(held)
-    assert held == {(i, j): 4 * down[i] * down[j] for i in range(6) for j in range(6)}
+    assert held == {(i, j): tiles * down[i] * down[j] for i in range(6) for j in range(6)}
 
 
 def test_explained_calls_are_those_that_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:

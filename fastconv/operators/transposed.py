@@ -76,8 +76,8 @@ def conv_transpose2d(
 
     Notes
     -----
-    The weights are packed in every call; `plan_conv_transpose2d` packs them once. `explain_conv_transpose2d` says of
-    which convolutions it is made.
+    The weights are packed in every call, or read as they stand; `plan_conv_transpose2d` packs them once.
+    `explain_conv_transpose2d` says of which convolutions it is made.
 
     Examples
     --------
