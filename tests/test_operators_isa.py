@@ -32,7 +32,6 @@ TESTS = (
     "test_local.py::test_ways_to_give_and_take_arrays",
     "test_winograd_gradient.py::test_errors_keep_their_bound[2-groups-NHWC-float32]",
     "test_winograd_gradient.py::test_errors_keep_their_bound[4-stride 2, odd-NHWC-float64]",
-    "test_winograd_gradient.py::test_errors_keep_their_bound[4-one more row-NCHW-float64]",
 )
 
 

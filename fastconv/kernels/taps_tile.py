@@ -9,6 +9,7 @@ from numba.extending import intrinsic
 
 from fastconv.kernels.phase_tile import axis_matrix
 from fastconv.kernels.simd import (
+    I32,
     close_loop,
     emit_fma,
     emit_lane_mask,
@@ -27,6 +28,36 @@ from fastconv.kernels.transpose import transposed
 from fastconv.kernels.winograd_tile import Linear
 
 
+def _interleaved(b: Any, values: list[Any], lanes: int) -> list[Any]:
+    """Return the elements of the vectors `values` one by one: the first of each, the second of each, and so on."""
+    count = len(values)
+    zero = ir.Constant(values[0].type, None)
+    # Squares of vectors are transposed; what is left over is taken from where it is.
+    squares = max(count // lanes, 1) * lanes
+    turned = [
+        transposed(b, (values + [zero] * lanes)[at : at + lanes])
+        for at in range(0, min(squares, count), lanes)
+    ]
+    results = []
+    for first in range(0, count * lanes, lanes):
+        places = [divmod(first + j, count) for j in range(lanes)]
+        found = [(turned[i // lanes][c], i % lanes) if i < squares else (values[i], c) for c, i in places]
+        results.append(_gathered(b, found))
+    return results
+
+
+def _gathered(b: Any, elements: list[tuple[Any, int]]) -> Any:
+    """Return the vector of these elements, each a vector and a lane of it."""
+    lanes = len(elements)
+    total, *others = {id(source): source for source, _ in elements}.values()
+    lane = [at if source is total else 0 for source, at in elements]
+    for other in others or [total]:
+        picked = [lanes + at if source is other else lane[j] for j, (source, at) in enumerate(elements)]
+        total = b.shuffle_vector(total, other, ir.Constant(ir.VectorType(I32, lanes), picked))
+        lane = list(range(lanes))
+    return total
+
+
 def _emit_taps(builder: Any, *constants: Any) -> Any:
     *axes, dtype, lanes = constants
     function, done = internal_function(builder, f"taps_{'_'.join(map(str, constants))}", 6)
@@ -37,9 +68,6 @@ def _emit_taps(builder: Any, *constants: Any) -> Any:
     high, wide, taps, size = len(down[0]), len(across[0]), len(down) * len(across), item_bytes(dtype)
     vector = vector_type(dtype, lanes)
     zero = ir.Constant(vector, None)
-    chunks = range(0, taps, lanes)
-    # Vectors of taps end behind their channel: the next channel is written over that, and is as long as that.
-    assert len(chunks) * lanes <= 2 * taps
     b = ir.IRBuilder(function.append_basic_block("entry"))
     loop, end = function.append_basic_block("loop"), function.append_basic_block("end")
     left, here, there, bad = enter_loop(b, loop, [count, source, target, zero])
@@ -60,21 +88,19 @@ def _emit_taps(builder: Any, *constants: Any) -> Any:
         still_bad = emit_fma(b, dtype, value, zero, still_bad)
     rest = b.sub(left, i64(1))
     live = b.select(b.icmp_signed(">", rest, i64(0)), i64(lanes), last)
-    turned = [transposed(b, [*values[at : at + lanes], *[zero] * (at + lanes - taps)]) for at in chunks]
+    vectors = _interleaved(b, values, lanes)
+    whole, edge = function.append_basic_block("whole"), function.append_basic_block("edge")
     after = function.append_basic_block("after")
-    for channel in range(lanes):
-        whole, masked = function.append_basic_block("whole"), function.append_basic_block("masked")
-        # A vector's last channel may be the last of all.
-        more = b.icmp_signed("<", i64(channel + 1), live)
-        b.cbranch(more, whole, masked)
-        b.position_at_end(masked)
-        for at, rows in zip(chunks, turned, strict=True):
-            mask = emit_lane_mask(b, lanes, i64(taps - at))
-            emit_masked_store(b, dtype, rows[channel], b.add(there, i64((channel * taps + at) * size)), mask)
-        b.branch(after)
-        b.position_at_end(whole)
-        for at, rows in zip(chunks, turned, strict=True):
-            emit_store(b, rows[channel], b.add(there, i64((channel * taps + at) * size)), size)
+    b.cbranch(b.icmp_signed("==", live, i64(lanes)), whole, edge)
+    b.position_at_end(whole)
+    for k, value in enumerate(vectors):
+        emit_store(b, value, b.add(there, i64(k * lanes * size)), size)
+    b.branch(after)
+    b.position_at_end(edge)
+    stored = b.mul(live, i64(taps))
+    for k, value in enumerate(vectors):
+        mask = emit_lane_mask(b, lanes, b.sub(stored, i64(k * lanes)))
+        emit_masked_store(b, dtype, value, b.add(there, i64(k * lanes * size)), mask)
     b.branch(after)
     b.position_at_end(after)
     following = [rest, b.add(here, i64(lanes * size)), b.add(there, i64(lanes * taps * size)), still_bad]
