@@ -11,7 +11,7 @@ import pytest
 
 import fastconv
 from fastconv.algorithms.weights import PackedWeights
-from fastconv.operators import strips
+from fastconv.operators import spreading, strips
 
 RNG = np.random.default_rng(0)
 
@@ -264,8 +264,10 @@ ROUTES = [
 
 @pytest.mark.parametrize(("kernel", "stride", "route", "words"), ROUTES)
 def test_an_explanation_names_what_plans_and_calls_run(
-    kernel: int, stride: int, route: str, words: list[str]
+    kernel: int, stride: int, route: str, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # So that calls of any size go the way of plans.
+    monkeypatch.setattr(spreading, "SMALL_PRODUCTS", 0)
     w = integers_of(6, 5, kernel, kernel)
     report = fastconv.explain_conv_transpose2d(X, w, stride=stride, threads=1)
     plan = fastconv.plan_conv_transpose2d(X, w, stride=stride, threads=1)
@@ -335,7 +337,8 @@ def test_tuned_convolutions_serve_plans_and_explanations() -> None:
     assert plan.convolutions[0].source == "stored"
 
 
-def test_plans_and_calls_tune_their_convolutions() -> None:
+def test_plans_and_calls_tune_their_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spreading, "SMALL_PRODUCTS", 0)
     w, x = integers_of(6, 5, 4, 4), integers_of(1, 6, 4, 4)
     plan = fastconv.plan_conv_transpose2d(x, w, stride=2, threads=1, rigor="measure", accuracy="strict")
     assert plan.convolutions[0].source == "measure"

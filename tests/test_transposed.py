@@ -268,6 +268,30 @@ def test_weights_read_as_they_stand(block: int) -> None:
     assert spreads > 30
 
 
+SMALL_CALLS = {
+    "small": ((1, 16, 8, 8), (16, 16, 3, 3), {"stride": 2, "padding": 1}, True),
+    "one convolution": ((1, 16, 8, 8), (16, 16, 2, 2), {"stride": 2}, True),
+    "with a bias": ((1, 16, 8, 8), (16, 16, 3, 3), {"stride": 2, "bias": np.ones(16)}, False),
+    "with an activation": ((1, 16, 8, 8), (16, 16, 3, 3), {"stride": 2, "activation": "relu"}, False),
+    "many products": ((1, 64, 8, 8), (64, 128, 3, 3), {}, False),
+    "many pixels": ((1, 4, 32, 32), (4, 4, 2, 2), {"stride": 2}, False),
+    "fewer pixels than a tile has rows": ((1, 16, 2, 3), (16, 16, 3, 3), {}, False),
+    "a large result": ((1, 2, 4, 4), (2, 2, 3, 3), {"stride": 100}, False),
+}
+
+
+@pytest.mark.parametrize("name", SMALL_CALLS)
+def test_small_layers_are_spread_from_weights_as_they_stand(name: str) -> None:
+    shape, w_shape, words, spread = SMALL_CALLS[name]
+    rng = np.random.default_rng(0)
+    x, w = rng.integers(-3, 4, shape).astype(float), rng.integers(-3, 4, w_shape).astype(float)
+    with mock.patch.object(spreading, "_work", wraps=spreading._work) as works:
+        y = fastconv.conv_transpose2d(x, w, **words)
+    assert works.call_count == int(spread)
+    plan = fastconv.plan_conv_transpose2d(x.shape, w, **words)
+    np.testing.assert_array_equal(y, plan(x))
+
+
 @pytest.mark.parametrize("accuracy", ["strict", "standard"])
 def test_few_pixels_of_many_weights(accuracy: str) -> None:
     """Sizes that take that way by themselves, against the same in float64 by phases of a larger batch."""

@@ -93,6 +93,11 @@ class Transposed:
         return self.c * self.o // self.groups * math.prod(self.kernel) * np.dtype(self.dtype).itemsize
 
     @cached_property
+    def products(self) -> int:
+        """Multiplications of all pixels by all weights."""
+        return self.n * self.h * self.w * self.w_bytes // np.dtype(self.dtype).itemsize
+
+    @cached_property
     def direct(self) -> bool:
         """Whether its only convolution writes the result as it is."""
         return self.stride == (1, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -47,11 +47,18 @@ class Prepared:
         In which kernels read the input.
     results : tuple of Result
         The arrays that come out: one, or two.
+    plain : bool
+        Whether kernels write the only result as it is delivered.
     """
 
     work: Work | None
     dtype: np.dtype[Any]
     results: tuple[Result, ...]
+    plain: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        plain = len(self.results) == 1 and self.results[0].compute_dtype == self.results[0].dtype
+        object.__setattr__(self, "plain", plain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +167,11 @@ def run(prepared: Prepared, given: Any, source: Array, out: Any, threads: object
         When `out` cannot take the result, or `threads` is no count.
     """
     workers = routes.thread_count(threads)
+    if out is None and prepared.plain and type(given) is np.ndarray:
+        result = prepared.results[0]
+        y = arrays.fresh(result.shape, result.dtype)
+        _start(prepared, source, y, 0, workers)
+        return y
     if len(prepared.results) > 1:
         return _run_pair(prepared, given, source, out, workers)
     (result,) = prepared.results

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from fastconv import api, arguments, arrays
 from fastconv.arguments import PADDING_WORDS
+from fastconv.operators import running
 from fastconv.operators.plans import OperatorPlan
 from fastconv.operators.running import Result
 from fastconv.planning import routes
@@ -92,8 +93,10 @@ def conv1d(
     [2.0, 3.5, 3.0]
     """
     source, kernels = arrays.view("x", x), arrays.view("w", w)
-    i = _images(source.shape, kernels.shape, stride, padding, dilation, layout, weight_layout)
-    images, filters = np.expand_dims(source, i.x_row), np.expand_dims(kernels, i.w_row)
+    i = running.remembered(
+        _meant, source, kernels.shape, *running.hashable(stride, padding, dilation), layout, weight_layout
+    )
+    images, filters = source[i.x_index], kernels[i.w_index]
     target = None if out is None else arrays.view("out", out)
     if target is not None:
         _check_out(target, i, source, kernels, groups)
@@ -113,7 +116,7 @@ def conv1d(
         algorithm=algorithm,
         threads=threads,
         workspace_limit=workspace_limit,
-        out=None if target is None else np.expand_dims(target, i.x_row),
+        out=None if target is None else target[i.x_index],
     )
     if target is not None:
         return out
@@ -176,7 +179,7 @@ threads, workspace_limit
     kind = routes.dtype(dtype) if dtype is not None else found or kernels.dtype
     i = _images(sizes, kernels.shape, stride, padding, dilation, layout, weight_layout)
     inner = api.plan(
-        i.x_shape, np.expand_dims(kernels, i.w_row), bias, i.stride, i.padding, i.dilation, groups, layout=i.layout,
+        i.x_shape, kernels[i.w_index], bias, i.stride, i.padding, i.dilation, groups, layout=i.layout,
         weight_layout=i.weight_layout, padding_mode=padding_mode, activation=activation, accuracy=accuracy,
         algorithm=algorithm, threads=threads, workspace_limit=workspace_limit, dtype=kind, rigor=rigor,
     )  # fmt: skip
@@ -250,7 +253,7 @@ workspace_limit
 
 
 class _Images(NamedTuple):
-    """The convolution of images with one row that is meant, and which axes those rows are, from the end."""
+    """The convolution of images with one row that is meant, and what index makes those rows, whose axis is `x_row`."""
 
     x_shape: tuple[int, ...]
     w_shape: tuple[int, ...]
@@ -260,7 +263,8 @@ class _Images(NamedTuple):
     layout: str
     weight_layout: str
     x_row: int
-    w_row: int
+    x_index: tuple[Any, ...]
+    w_index: tuple[Any, ...]
 
 
 def _images(
@@ -283,8 +287,12 @@ def _images(
     at = len(x_shape) + 1 + x_row
     return _Images(
         (*x_shape[:at], 1, *x_shape[at:]), (*w_shape[:w_row], 1, *w_shape[w_row:]), (1, step), pads, (1, gap), order,
-        word, x_row, w_row,
+        word, x_row, (..., None, *(slice(None),) * (-1 - x_row)), (*(slice(None),) * w_row, None),
     )  # fmt: skip
+
+
+def _meant(x_shape: tuple[int, ...], _dtype: np.dtype[Any], *words: Any) -> _Images:
+    return _images(x_shape, *words)
 
 
 def _single(name: str, value: object) -> int:

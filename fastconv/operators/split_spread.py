@@ -29,14 +29,14 @@ BLOCK, TILE_CYCLES, CUT_CYCLES, ADD_CYCLES = 32, 16.0, 0.7, 16.0
 def suits(t: Transposed) -> bool:
     """Return whether contiguous weights (C, O / groups, kh, kw) are better cut where they stand than packed."""
     return (
-        "amx-bf16" in Machine.host().features
+        t.w_bytes >= 4 * MANY_WEIGHTS
+        and "amx-bf16" in Machine.host().features
         and t.dtype == "float32"
         and t.plain
         and dict(t.words)["accuracy"] in PRODUCTS_OF
         and t.c // t.groups >= ENOUGH_DEPTH
         and t.o // t.groups >= BLOCK // 2
         and 0 < t.n * t.h * t.w <= FEW_PIXELS * len(t.parts)
-        and t.w_bytes >= 4 * MANY_WEIGHTS
     )
 
 

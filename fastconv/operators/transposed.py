@@ -25,6 +25,10 @@ Array = npt.NDArray[Any]
 WEIGHT_LAYOUTS = {"IOHW": (0, 1, 2, 3), "HWOI": (3, 2, 0, 1)}
 
 
+#: Asked before names, which take 2 us to make.
+_FLOATS = frozenset(map(np.dtype, ("float32", "float64")))
+
+
 def conv_transpose2d(
     x: Any,
     w: Any,
@@ -121,7 +125,8 @@ def _run(t: Transposed, x: Array, w: Array, bias: Array | None, y: Array, thread
     if spread is None:
         phases.run(t, x, w, bias, y, threads)
     else:
-        runtime.run(spread, arrays.address(x), arrays.address(y), arrays.address(w), threads)
+        kernels = np.ascontiguousarray(w)
+        runtime.run(spread, arrays.address(x), arrays.address(y), arrays.address(kernels), threads)
 
 
 @lru_cache(maxsize=256)
@@ -288,12 +293,13 @@ def explained(
         if part.place is not None:
             stages.append(Stage("outputs put in their places", part.place.seconds))
     route = phases.route(t, threads)
-    if weight_layout == "IOHW" and not split_spread.suits(t) and _by_winograd(t):
+    contiguous = weight_layout == "IOHW"
+    if contiguous and not split_spread.suits(t) and _by_winograd(t):
         route += (
             "; a call without a plan transforms contiguous weights as it reads them, by Winograd's minimal filtering "
             f"for tiles of {winograd_spread.SIDE}x{winograd_spread.SIDE} outputs of each phase"
         )
-    elif weight_layout == "IOHW" and (split_spread.suits(t) or spreading.suits(t)):
+    elif (contiguous and split_spread.suits(t)) or spreading.reads(t, contiguous):
         route += (
             f"; a call without a plan reads contiguous weights as they stand, since {t.n * t.h * t.w} pixels take less "
             f"time than packing {t.w_bytes} bytes of weights"
@@ -371,12 +377,12 @@ def floats(name: str, value: Any) -> Array:
 
 def check_float(name: str, dtype: np.dtype[Any]) -> None:
     """Refuse what is not float32 or float64."""
-    if dtype.name not in ("float32", "float64"):
+    if dtype not in _FLOATS and dtype.name not in ("float32", "float64"):
         raise TypeError(f"{name} must be of float32 or float64, got {dtype.name}")
 
 
 def check_same_dtype(name: str, array: Array, other: Array) -> None:
-    if array.dtype.name != other.dtype.name:
+    if not arrays.same_type(array.dtype, other.dtype):
         raise ValueError(
             f"{name} must have the dtype of the other arrays, {other.dtype.name}, got {array.dtype.name}"
         )

@@ -108,6 +108,8 @@ def hashable(value: object) -> object:
         return value
     if not isinstance(value, tuple | list):
         return value
+    if type(value) is tuple and all(map(_is_key, value)):
+        return value
     try:
         return tuple(
             _integers(item) if isinstance(item, tuple | list) else _integers((item,))[0] for item in value
@@ -115,6 +117,13 @@ def hashable(value: object) -> object:
     except TypeError:
         # A list is no key, so nothing is remembered, and `find` refuses it by its name.
         return list(value)
+
+
+def _is_key(item: object) -> bool:
+    """Return whether a part of a tuple is as it would be made: an int, or a pair of ints."""
+    if type(item) is tuple and len(item) == 2:
+        return type(item[0]) is int and type(item[1]) is int
+    return type(item) is int
 
 
 def _integers(values: Sequence[object]) -> tuple[int, ...]:
@@ -125,6 +134,8 @@ def thread_count(requested: object) -> int:
     """Return how many threads a call gets that asked for `requested`."""
     if requested is None:
         return runtime.effective_threads(None)
+    if type(requested) is int and requested == 1:
+        return 1
     return runtime.effective_threads(arguments.integer("threads", requested, 1))
 
 
