@@ -28,6 +28,7 @@ from fastconv.kernels.simd import (
     emit_load,
     emit_masked_load,
     emit_masked_store,
+    emit_report,
     emit_splat,
     emit_store,
     emitted,
@@ -314,13 +315,7 @@ def _emit_finish(builder: Any, lanes: int, dtype: str, activation: str) -> Any:
     rest = b.sub(phis[0], i64(1))
     moved = [b.add(phis[1], step), b.add(phis[2], y_row), b.add(phis[3], y_row), check]
     close_loop(b, loop, phis, [rest, *moved], b.icmp_signed(">", rest, i64(0)), end)
-    bad = b.bitcast(b.fcmp_unordered("uno", check, check), ir.IntType(lanes))
-    report, after = function.append_basic_block("report"), function.append_basic_block("after")
-    b.cbranch(b.icmp_unsigned("!=", bad, ir.Constant(ir.IntType(lanes), 0)), report, after)
-    b.position_at_end(report)
-    emit_store(b, i64(1), flag, 8)
-    b.branch(after)
-    b.position_at_end(after)
+    emit_report(b, check, flag)
     b.ret_void()
     return function
 

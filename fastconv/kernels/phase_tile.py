@@ -15,6 +15,7 @@ from fastconv.kernels.simd import (
     close_loop,
     emit_fma,
     emit_load,
+    emit_report,
     emit_store,
     emitted,
     enter_loop,
@@ -86,13 +87,7 @@ def _emit_phases(builder: Any, kind: str, *constants: Any) -> Any:
     following = [rest, b.add(here, source_step), b.add(there, target_step), still_bad]
     close_loop(b, loop, [left, here, there, bad], following, b.icmp_signed(">", rest, i64(0)), end)
     if kind in FINAL:
-        found = b.bitcast(b.fcmp_unordered("uno", still_bad, still_bad), ir.IntType(lanes))
-        report, after = function.append_basic_block("report"), function.append_basic_block("after")
-        b.cbranch(b.icmp_unsigned("!=", found, ir.Constant(ir.IntType(lanes), 0)), report, after)
-        b.position_at_end(report)
-        emit_store(b, i64(1), flag, 8)
-        b.branch(after)
-        b.position_at_end(after)
+        emit_report(b, still_bad, flag)
     b.ret_void()
     return function
 

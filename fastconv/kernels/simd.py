@@ -143,6 +143,18 @@ def emit_fma(builder: Any, dtype: str, x: Any, y: Any, z: Any) -> Any:
     return builder.call(declare(builder, f"llvm.fmuladd.{suffix}", x.type, [x.type] * 3), [x, y, z])
 
 
+def emit_report(builder: Any, check: Any, flag: Any) -> None:
+    """Store 1 (int64) at `flag` when a lane of the vector `check`, sums of 0 times values, is not a number."""
+    b, function, lanes = builder, builder.function, ir.IntType(check.type.count)
+    bad = b.bitcast(b.fcmp_unordered("uno", check, check), lanes)
+    report, after = function.append_basic_block("report"), function.append_basic_block("after")
+    b.cbranch(b.icmp_unsigned("!=", bad, ir.Constant(lanes, 0)), report, after)
+    b.position_at_end(report)
+    emit_store(b, i64(1), flag, 8)
+    b.branch(after)
+    b.position_at_end(after)
+
+
 def emit_lane_mask(builder: Any, lanes: int, count: Any) -> Any:
     """Return the mask whose first `count` lanes are live (`count` may exceed `lanes`)."""
     index = ir.Constant(ir.VectorType(I64, lanes), list(range(lanes)))

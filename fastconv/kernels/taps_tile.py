@@ -16,6 +16,7 @@ from fastconv.kernels.simd import (
     emit_load,
     emit_masked_store,
     emit_prefetch,
+    emit_report,
     emit_store,
     emitted,
     enter_loop,
@@ -105,13 +106,7 @@ def _emit_taps(builder: Any, *constants: Any) -> Any:
     b.position_at_end(after)
     following = [rest, b.add(here, i64(lanes * size)), b.add(there, i64(lanes * taps * size)), still_bad]
     close_loop(b, loop, [left, here, there, bad], following, b.icmp_signed(">", rest, i64(0)), end)
-    found = b.bitcast(b.fcmp_unordered("uno", still_bad, still_bad), ir.IntType(lanes))
-    report, finished = function.append_basic_block("report"), function.append_basic_block("finished")
-    b.cbranch(b.icmp_unsigned("!=", found, ir.Constant(ir.IntType(lanes), 0)), report, finished)
-    b.position_at_end(report)
-    emit_store(b, i64(1), flag, 8)
-    b.branch(finished)
-    b.position_at_end(finished)
+    emit_report(b, still_bad, flag)
     b.ret_void()
     return function
 

@@ -15,8 +15,8 @@ from fastconv.kernels.simd import (
     emit_load,
     emit_masked_load,
     emit_masked_store,
+    emit_report,
     emit_splat,
-    emit_store,
     emitted,
     i64,
     internal_function,
@@ -107,13 +107,7 @@ def _emit_scatter(builder: Any, dtype: str, lanes: int) -> Any:
         check = zero
         for value in loaded:
             check = emit_fma(b, dtype, value, zero, check)
-        bad = b.bitcast(b.fcmp_unordered("uno", check, check), ir.IntType(lanes))
-        report, go_on = function.append_basic_block("report"), function.append_basic_block("go_on")
-        b.cbranch(b.icmp_unsigned("!=", bad, ir.Constant(ir.IntType(lanes), 0)), report, go_on)
-        b.position_at_end(report)
-        emit_store(b, i64(1), flag, 8)
-        b.branch(go_on)
-        b.position_at_end(go_on)
+        emit_report(b, check, flag)
     mask = emit_lane_mask(b, lanes, stored)
     end = function.append_basic_block("end")
     for j, value in enumerate(transposed(b, loaded)):

@@ -22,6 +22,7 @@ from fastconv.kernels.simd import (
     emit_load,
     emit_masked_load,
     emit_masked_store,
+    emit_report,
     emit_splat,
     emit_store,
     emitted,
@@ -125,13 +126,7 @@ def _emit_input(builder: Any, mh: int, mw: int, kh: int, kw: int, dtype: str, la
     moved.add_incoming(b.add(moved, i64(lanes * size)), b.block)
     b.cbranch(b.icmp_signed(">", rest, i64(0)), loop, end)
     b.position_at_end(end)
-    found = b.bitcast(b.fcmp_unordered("uno", still_bad, still_bad), ir.IntType(lanes))
-    report, done_block = function.append_basic_block("report"), function.append_basic_block("done")
-    b.cbranch(b.icmp_unsigned("!=", found, ir.Constant(ir.IntType(lanes), 0)), report, done_block)
-    b.position_at_end(report)
-    emit_store(b, i64(1), flag, 8)
-    b.branch(done_block)
-    b.position_at_end(done_block)
+    emit_report(b, still_bad, flag)
     b.ret_void()
     return function
 
