@@ -27,13 +27,14 @@ from fastconv.kernels.simd import (
 from fastconv.kernels.winograd_matrices import Matrix, phase_matrices
 from fastconv.kernels.winograd_tile import Linear
 
-#: What is transformed: of each name the matrix of an axis, and whether the results are final ones.
-KINDS = ("inputs", "gradients", "kernels", "outputs", "kernel_gradients", "scaled_inputs", "bare_kernels")
-FINAL = ("outputs", "kernel_gradients")
-
 
 def axis_matrix(kind: str, m: int, taps: int, stride: int, pad: int) -> Matrix:
-    """Return the matrix of one axis that transforms what `kind` says."""
+    """Return the matrix of one axis that transforms what `kind` says.
+
+    "inputs" of a transposed convolution: a window of pixels to points; "gradients" by its outputs: a tile of them to
+    points; "kernels": taps to kernel points; "outputs": points to a tile; "kernel_gradients": kernel points to taps.
+    "bare_kernels" lack a factor of each kernel point, which "scaled_inputs" have instead.
+    """
     matrices = phase_matrices(m, taps, stride, pad)
     # The last tap that counts meets the first power of a point: its factor is what all have in common.
     scales = [next(value for value in reversed(row) if value) for row in matrices.kernels]
@@ -81,12 +82,12 @@ def _emit_phases(builder: Any, kind: str, *constants: Any) -> Any:
     for i in range(len(down)):
         for j, value in enumerate(linear.apply(across, [column[i] for column in columns])):
             emit_store(b, value, b.add(there, at(targets, i * len(across) + j)), size)
-            if kind in FINAL:
+            if kind == "outputs":
                 still_bad = emit_fma(b, dtype, value, zero, still_bad)
     rest = b.sub(left, i64(1))
     following = [rest, b.add(here, source_step), b.add(there, target_step), still_bad]
     close_loop(b, loop, [left, here, there, bad], following, b.icmp_signed(">", rest, i64(0)), end)
-    if kind in FINAL:
+    if kind == "outputs":
         emit_report(b, still_bad, flag)
     b.ret_void()
     return function
@@ -101,14 +102,12 @@ def transform_phases(
 ) -> Any:  # fmt: skip
     """Transform one tile, ``D t A^T``, for `count` vectors of channels; D and A are matrices of the two axes.
 
-    `kind` says which: "inputs" of a transposed convolution (a window of pixels to points), "gradients" by its outputs
-    (a tile of ``s*m`` outputs an axis to points), "kernels" (taps to kernel points), "outputs" (points to a tile),
-    "kernel_gradients" (kernel points to taps).
+    `kind` says which: those of `axis_matrix`.
 
     Shapes   t (h, w): element (i, j) of vector v at ``source + places[i*w + j] + v*source_step``, and of the result at
              ``target + targets[i*w + j] + v*target_step``, w its own; tables (int64) and steps in bytes
     Assumes  count >= 1; whole vectors may be read and written
-    Touches  writes target; for "outputs" and "kernel_gradients" 1 at `flag` when a result is not finite
+    Touches  writes target; for "outputs" 1 at `flag` when a result is not finite
     Source   arXiv:1509.09308
     """
     words = (kind, mh, kh, sh, top, mw, kw, sw, left, dtype, lanes)
